@@ -1,0 +1,15 @@
+# One module a workflow; `snakemake --cores 2 jumpcp_train` runs its target `train`.
+# A file given with --configfile stands alone, it is not merged into the demonstration's.
+if "jumpcp" not in config:
+
+    configfile: "config/jumpcp.yaml"
+
+
+module jumpcp:
+    snakefile:
+        "workflows/jumpcp/Snakefile"
+    config:
+        config["jumpcp"]
+
+
+use rule * from jumpcp as jumpcp_*

@@ -1,0 +1,1 @@
+"""Microscopy plates to perturbation embeddings: ingest, segment, crop, embed, profile, evaluate."""

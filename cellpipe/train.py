@@ -1,0 +1,238 @@
+"""Train a FastChannelVim on crops to tell the classes of a split apart."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cellpipe.augment import Augmentation
+from cellpipe.crop_store import CropStore
+from cellpipe.errors import CellpipeDataError, CellpipeValueError
+from cellpipe.split import Split
+from cellpipe.trained_model import Preprocessing, normalise, save_trained
+from fastvim import FastChannelVim, create_model
+from fastvim.training import Recipe, fit
+
+log = logging.getLogger(__name__)
+
+CELLS_FOR_STATISTICS = 2000
+"""Training crops over which the pixel statistics are taken."""
+
+
+@dataclass(frozen=True)
+class CropSamples:
+    """Crops of one part of a split, over all plates, as the training engine reads them.
+
+    `where` holds (store, row) of every sample, `classes` its class index.
+    """
+
+    stores: Sequence[CropStore]
+    channels: Sequence[np.ndarray]
+    where: np.ndarray
+    classes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.where)
+
+    def get_batch(self, indices: np.ndarray) -> dict[str, Tensor]:
+        """Counts (batch, channel, y, x) int32 and classes (batch,) int64 of the given samples."""
+        where = self.where[indices]
+        crops: np.ndarray | None = None
+        for number, store in enumerate(self.stores):
+            places = np.flatnonzero(where[:, 0] == number)
+            if not len(places):
+                continue
+            read = store.read(where[places, 1], self.channels[number])
+            if crops is None:
+                # torch has few operations on uint16; int32 holds every count.
+                crops = np.empty((len(indices), *read.shape[1:]), np.int32)
+            crops[places] = read
+        return {
+            "crops": torch.from_numpy(crops),
+            "classes": torch.from_numpy(self.classes[indices]),
+        }
+
+
+def train(
+    crops: Sequence[Path],
+    *,
+    split: Path,
+    output: Path,
+    checkpoints: Path,
+    architecture: str = "fastchannelvim_small_patch16",
+    model_options: Mapping[str, Any] | None = None,
+    recipe_options: Mapping[str, Any] | None = None,
+    augment_options: Mapping[str, Any] | None = None,
+) -> None:
+    """Train a model and write its folder; a killed run resumes from `checkpoints`.
+
+    Parameters
+    ----------
+    crops
+        Crop stores of the plates; their channels are matched by name and must be the same.
+    split
+        Names each cell's class and part; only train and val are read here.
+    output
+        The model folder; appears when training has ended.
+    checkpoints
+        Folder of checkpoints and curves.
+    architecture, model_options
+        Name of a FastChannelVim and options of its constructor; channels, classes and image size
+        come from the data.
+    recipe_options, augment_options
+        Fields of `fastvim.training.Recipe` and of `cellpipe.augment.Augmentation`.
+    """
+    recipe = _build(Recipe, "train.recipe", recipe_options)
+    augmentation = _build(Augmentation, "train.augment", augment_options)
+    stores = [CropStore.open(path) for path in crops]
+    chosen = Split.read(split)
+    parts = {part: _samples(stores, chosen, part) for part in ("train", "val")}
+    if not len(parts["train"]):
+        raise CellpipeDataError(f"{split}: none of the cells in {list(map(str, crops))} train")
+    mean, std = _pixel_statistics(parts["train"], recipe.seed)
+    preprocessing = Preprocessing(
+        channels=stores[0].channels,
+        mean=tuple(mean.tolist()),
+        std=tuple(std.tolist()),
+        labels=chosen.labels,
+        size_px=stores[0].array.shape[-1],
+        pixel_size_um=stores[0].pixel_size_um,
+        split=chosen.name,
+    )
+    torch.manual_seed(recipe.seed)
+    model = _create(architecture, model_options or {}, preprocessing)
+    log.info(
+        "%s: %d parameters, %d training and %d validation cells, %d classes, %d channels",
+        architecture,
+        sum(parameter.numel() for parameter in model.parameters()),
+        len(parts["train"]),
+        len(parts["val"]),
+        len(chosen.labels),
+        len(preprocessing.channels),
+    )
+    _fit(model, parts, recipe, augmentation, preprocessing, checkpoints)
+    save_trained(model, preprocessing, output)
+
+
+def _build(kind: type, key: str, options: Mapping[str, Any] | None) -> Any:
+    try:
+        return kind(**(options or {}))
+    except (TypeError, ValueError) as error:
+        known = list(kind.__dataclass_fields__)  # type: ignore[attr-defined]
+        raise CellpipeValueError(f"{key}: {error}. It knows {known}") from error
+
+
+def _create(
+    architecture: str, options: Mapping[str, Any], preprocessing: Preprocessing
+) -> FastChannelVim:
+    try:
+        model = create_model(
+            architecture,
+            in_chans=len(preprocessing.channels),
+            num_classes=len(preprocessing.labels),
+            img_size=preprocessing.size_px,
+            **options,
+        )
+    except (TypeError, ValueError) as error:
+        raise CellpipeValueError(f"train.architecture or train.model: {error}") from error
+    if not isinstance(model, FastChannelVim):
+        raise CellpipeValueError(f"train.architecture: {architecture} is no FastChannelVim")
+    return model
+
+
+def _samples(stores: Sequence[CropStore], split: Split, part: str) -> CropSamples:
+    channels = stores[0].channels
+    for store in stores[1:]:
+        if set(store.channels) != set(channels):
+            raise CellpipeDataError(
+                f"{store.path}: expected the channels of {stores[0].path}, {list(channels)}, got "
+                f"{list(store.channels)}. Plates that train together need the same channels"
+            )
+    chosen = split.cells[split.cells["split"] == part].set_index("cell_id")["label"]
+    position = {label: index for index, label in enumerate(split.labels)}
+    where, classes = [], []
+    for number, store in enumerate(stores):
+        ids = store.cells["cell_id"]
+        rows = np.flatnonzero(ids.isin(chosen.index))
+        where.append(np.stack([np.full(len(rows), number), rows], axis=1))
+        classes.append(chosen.loc[ids.iloc[rows]].map(position).to_numpy(np.int64))
+    return CropSamples(
+        stores=stores,
+        channels=[store.channel_indices(channels) for store in stores],
+        where=np.concatenate(where),
+        classes=np.concatenate(classes),
+    )
+
+
+def _pixel_statistics(samples: CropSamples, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation per channel, in counts."""
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation(len(samples))[:CELLS_FOR_STATISTICS]
+    count, total, squares = 0, 0.0, 0.0
+    for block in np.array_split(np.sort(chosen), max(1, len(chosen) // 100)):
+        pixels = samples.get_batch(block)["crops"].double()
+        count += pixels.numel() // pixels.shape[1]
+        total = total + pixels.sum(dim=(0, 2, 3)).numpy()
+        squares = squares + pixels.square().sum(dim=(0, 2, 3)).numpy()
+    mean = total / count
+    # A constant channel has no spread; 1 keeps it at zero instead of dividing by it.
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    return mean, np.where(std > 1e-6, std, 1.0)
+
+
+def _fit(
+    model: FastChannelVim,
+    parts: Mapping[str, CropSamples],
+    recipe: Recipe,
+    augmentation: Augmentation,
+    preprocessing: Preprocessing,
+    directory: Path,
+) -> None:
+    mean, std = np.asarray(preprocessing.mean), np.asarray(preprocessing.std)
+
+    def prepare(batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        return {**batch, "crops": augmentation(normalise(batch["crops"], mean, std), generator)}
+
+    def loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        logits = model(batch["crops"])
+        right = (logits.argmax(dim=1) == batch["classes"]).float().mean()
+        return F.cross_entropy(logits.float(), batch["classes"]), {"accuracy": right}
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        samples = parts["val"]
+        device = next(model.parameters()).device
+        losses, right = 0.0, 0
+        for block in _blocks(len(samples), recipe.batch_size):
+            batch = samples.get_batch(block)
+            classes = batch["classes"].to(device)
+            logits = model(normalise(batch["crops"].to(device), mean, std)).float()
+            losses += float(F.cross_entropy(logits, classes, reduction="sum"))
+            right += int((logits.argmax(dim=1) == classes).sum())
+        return {"loss": losses / len(samples), "accuracy": right / len(samples)}
+
+    fit(
+        model,
+        parts["train"],
+        recipe,
+        loss=loss,
+        directory=directory,
+        validate=validate if len(parts["val"]) else None,
+        on_batch=prepare,
+        identity={
+            "split": preprocessing.split,
+            "labels": ", ".join(preprocessing.labels),
+            "channels": ", ".join(preprocessing.channels),
+            "mean": repr(preprocessing.mean),
+            "augmentation": repr(augmentation),
+        },
+    )
+
+
+def _blocks(count: int, size: int) -> list[np.ndarray]:
+    return [np.arange(start, min(start + size, count)) for start in range(0, count, size)]

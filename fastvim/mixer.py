@@ -1,0 +1,102 @@
+"""The FastVim mixer: convolve, pool, scan, expand, gate."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from fastvim_kernels import conv_pool, expand_norm_gate, selective_scan
+from torch import Tensor, nn
+
+from fastvim.traversal import Traversal
+
+STATE = 16
+TAPS = 4
+DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
+
+
+class Mixer(nn.Module):
+    """Mixes tokens along one traversal of the grid, in both directions.
+
+    Tokens are projected to twice the width and gated. Each direction has its own convolution,
+    step-size, input, output and decay parameters; those of the second end in ``_b``.
+
+    dim : width of the tokens. method : pooling, "mean" or "max".
+    pool_scale : factor on mean-pooled tokens (for weights that were trained on masked images).
+    norm : LayerNorm before the gate.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        traversal: Traversal,
+        *,
+        method: str = "mean",
+        pool_scale: float = 1.0,
+        norm: bool = True,
+    ) -> None:
+        super().__init__()
+        inner, self.rank = 2 * dim, math.ceil(dim / 16)
+        self.traversal, self.method, self.pool_scale = traversal, method, pool_scale
+        self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
+        self.layernorm = nn.LayerNorm(inner) if norm else None
+        self.conv1d = nn.Conv1d(inner, inner, TAPS, groups=inner)
+        self.conv1d_b = nn.Conv1d(inner, inner, TAPS, groups=inner)
+        self.x_proj = nn.Linear(inner, self.rank + 2 * STATE, bias=False)
+        self.x_proj_b = nn.Linear(inner, self.rank + 2 * STATE, bias=False)
+        self.dt_proj = nn.Linear(self.rank, inner)
+        self.dt_proj_b = nn.Linear(self.rank, inner)
+        self.A_log = nn.Parameter(torch.empty(inner, STATE))
+        self.A_b_log = nn.Parameter(torch.empty(inner, STATE))
+        self.D = nn.Parameter(torch.ones(inner))
+        self.D_b = nn.Parameter(torch.ones(inner))
+        self.out_proj = nn.Linear(inner, dim, bias=False)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Start both directions alike: steps log-uniform in [0.001, 0.1], decay rates 1 to 16."""
+        for a_log in (self.A_log, self.A_b_log):
+            a_log.copy_(torch.arange(1, STATE + 1).log().expand_as(a_log))
+        for conv in (self.conv1d, self.conv1d_b):
+            nn.init.zeros_(conv.bias)
+        for proj in (self.dt_proj, self.dt_proj_b):
+            nn.init.uniform_(proj.weight, -(self.rank**-0.5), self.rank**-0.5)
+            exponent = torch.empty_like(proj.bias).uniform_(math.log(DT_MIN), math.log(DT_MAX))
+            step = exponent.exp().clamp(min=DT_FLOOR)
+            proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # inverse of softplus
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Mix tokens: (batch, row, column, channel, dim) to the same shape."""
+        order = [axis + 1 for axis in self.traversal.order]
+        pool = self.traversal.pool
+        hidden = hidden.permute(0, *order, 4).contiguous()
+        # two products rather than one, so that each half is contiguous
+        x, z = (F.linear(hidden, half) for half in self.in_proj.weight.chunk(2))
+        pooled, skipped = conv_pool(
+            x,
+            torch.stack([self.conv1d.weight, self.conv1d_b.weight]).squeeze(2),
+            torch.stack([self.conv1d.bias, self.conv1d_b.bias]),
+            torch.stack([self.D, self.D_b]),
+            pool,
+            self.method,
+        )
+        y = self._scan(pooled)
+        norm = self.layernorm
+        weight, bias = (norm.weight, norm.bias) if norm is not None else (None, None)
+        mixed = self.out_proj(expand_norm_gate(y, skipped, z, weight, bias, pool))
+        back = [order.index(axis) + 1 for axis in (1, 2, 3)]
+        return mixed.permute(0, *back, 4)
+
+    def _scan(self, pooled: Tensor) -> Tensor:
+        """Scan pooled tokens: (2, batch, step, channel) to the same shape."""
+        if self.method == "mean":
+            pooled = pooled * self.pool_scale
+        _, batch, step, _ = pooled.shape
+        x_proj = torch.stack([self.x_proj.weight, self.x_proj_b.weight])
+        dt_proj = torch.stack([self.dt_proj.weight, self.dt_proj_b.weight])
+        dt_bias = torch.stack([self.dt_proj.bias, self.dt_proj_b.bias])
+        rates = -torch.stack([self.A_log, self.A_b_log]).float().exp()
+        dt, b, c = (pooled.flatten(1, 2) @ x_proj.mT).split([self.rank, STATE, STATE], dim=-1)
+        dt = F.softplus(torch.baddbmm(dt_bias[:, None], dt, dt_proj.mT))
+        dt, b, c = (v.unflatten(1, (batch, step)) for v in (dt, b, c))
+        return selective_scan(pooled, dt, rates, b, c)

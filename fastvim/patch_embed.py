@@ -1,0 +1,84 @@
+"""Images to patch tokens, and positions for grids of any size."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def grid_size(image: tuple[int, int], patch: int) -> tuple[int, int]:
+    """Rows and columns of patches that cover an image of (height, width) pixels."""
+    return -(-image[0] // patch), -(-image[1] // patch)
+
+
+def cut_patches(images: Tensor, patch: int) -> Tensor:
+    """Cut images into patches, zero-padded on the right and bottom to whole ones.
+
+    images : (batch, channel, height, width).
+
+    Returns (batch, row, column, channel, patch * patch).
+    """
+    batch, channel, height, width = images.shape
+    rows, columns = grid_size((height, width), patch)
+    if (height, width) != (rows * patch, columns * patch):
+        images = F.pad(images, (0, columns * patch - width, 0, rows * patch - height))
+    cut = images.reshape(batch, channel, rows, patch, columns, patch)
+    return cut.permute(0, 2, 4, 1, 3, 5).flatten(4)
+
+
+def lecun_normal_(projection: nn.Conv2d | nn.Conv3d) -> None:
+    """Truncated normal weights of variance 1 / fan-in, and a zero bias."""
+    deviation = projection.weight[0].numel() ** -0.5 / 0.87962566103423978
+    nn.init.trunc_normal_(projection.weight, std=deviation, a=-2 * deviation, b=2 * deviation)
+    nn.init.zeros_(projection.bias)
+
+
+class PatchEmbed(nn.Module):
+    """One token a patch, from all channels together."""
+
+    def __init__(self, patch: int, channels: int, dim: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.proj = nn.Conv2d(channels, dim, patch, stride=patch)
+        lecun_normal_(self.proj)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(batch, channel, height, width) to (batch, row, column, 1, dim)."""
+        patches = cut_patches(images, self.patch).flatten(3)
+        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias).unsqueeze(3)
+
+
+class ChannelPatchEmbed(nn.Module):
+    """One token a patch and channel: a projection for all channels, and a learned channel identity."""
+
+    def __init__(self, patch: int, channels: int, dim: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.proj = nn.Conv3d(1, dim, (1, patch, patch), stride=(1, patch, patch))
+        self.channel_embed = nn.Embedding(channels, dim)
+        lecun_normal_(self.proj)
+        nn.init.normal_(self.channel_embed.weight, std=0.02)
+
+    def forward(self, images: Tensor, channels: Tensor) -> Tensor:
+        """(batch, channel, height, width) to (batch, row, column, channel, dim)."""
+        patches = cut_patches(images, self.patch)
+        tokens = F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+        return tokens + self.channel_embed(channels)
+
+
+def resize_positions(
+    positions: Tensor, trained: tuple[int, int], wanted: tuple[int, int]
+) -> Tensor:
+    """Positions (1, row * column, dim) of the trained grid, bicubic on the wanted one.
+
+    Returns (1, row, column, 1, dim).
+    """
+    grid = positions.unflatten(1, trained)
+    if trained != wanted:
+        resized = F.interpolate(grid.permute(0, 3, 1, 2).float(), wanted, mode="bicubic")
+        grid = resized.permute(0, 2, 3, 1).to(positions.dtype)
+    return grid.unsqueeze(3)
+
+
+def new_positions(grid: tuple[int, int], dim: int) -> nn.Parameter:
+    """Learned positions of a grid: (1, row * column, dim)."""
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(1, grid[0] * grid[1], dim), std=0.02))

@@ -1,0 +1,8 @@
+"""The training engine: one loop, its recipe, and the schedules and groups it uses."""
+
+from fastvim.training.loop import BatchDataset, fit
+from fastvim.training.parameter_groups import parameter_groups
+from fastvim.training.recipe import Recipe
+from fastvim.training.schedules import cosine_schedule
+
+__all__ = ["BatchDataset", "Recipe", "cosine_schedule", "fit", "parameter_groups"]

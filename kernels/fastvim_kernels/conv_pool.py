@@ -1,0 +1,162 @@
+"""Depthwise convolution in both directions, SiLU, and pooling over some axes of the token grid."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from fastvim_kernels.pieces import pieces
+
+
+def conv_pool(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    skip: Tensor,
+    pool: Sequence[int],
+    method: str = "mean",
+) -> tuple[Tensor, Tensor]:
+    """Convolve tokens along their order, pool them, and weight them for the skip.
+
+    The order of the tokens is that of the flattened grid, and the convolution runs across row
+    ends. Direction 0 looks at earlier tokens, direction 1 at later ones:
+
+        u_0[t] = SiLU(bias_0 + sum_k weight_0[k] * x[t - (K-1) + k])
+        u_1[t] = SiLU(bias_1 + sum_k weight_1[k] * x[t + (K-1) - k])
+
+    x : (batch, *grid, channel)
+    weight : (2, channel, K); bias, skip : (2, channel), one row a direction.
+    pool : axes of `grid` to pool away (0 is the first). method : "mean" or "max".
+
+    Returns `pooled`, (2, batch, step, channel): u over the remaining axes, flattened; and
+    `skipped`, shape of `x`: skip_0 * u_0 + skip_1 * u_1. Arithmetic is float32.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        return _ConvPool.apply(x, weight.float(), bias.float(), skip.float(), tuple(pool), method)
+
+
+class _ConvPool(Function):
+    """Works on pieces that fit the cache; keeps only its inputs for backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        skip: Tensor,
+        pool: tuple[int, ...],
+        method: str,
+    ) -> tuple[Tensor, Tensor]:
+        batch, *grid, channel = x.shape
+        x = x.reshape(batch, -1, channel)
+        skipped = torch.empty_like(x)
+        pooled = x.new_empty(2, batch, *_remaining(grid, pool), channel)
+        row = math.prod(grid[1:])
+        for images, rows in pieces(batch, grid, channel, split_rows=0 not in pool):
+            tokens = slice(rows.start * row, rows.stop * row)
+            both = _convolve(x[images], weight, bias, tokens)
+            total = torch.zeros((), dtype=torch.float32, device=x.device)
+            for direction, u in enumerate(both):
+                u = F.silu(u, inplace=True)
+                on_grid = u.unflatten(1, (rows.stop - rows.start, *grid[1:]))
+                where = (direction, images, slice(None) if 0 in pool else rows)
+                pooled[where] = _pool(on_grid, pool, method)
+                total = torch.addcmul(total, u, skip[direction])
+            skipped[images, tokens] = total
+        ctx.save_for_backward(x, weight, bias, skip)
+        ctx.grid, ctx.pool, ctx.method = grid, pool, method
+        return pooled.flatten(2, -2), skipped.unflatten(1, grid)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dpooled: Tensor, dskipped: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, skip = ctx.saved_tensors
+        grid, pool = ctx.grid, ctx.pool
+        batch, length, channel = x.shape
+        taps = weight.shape[-1]
+        scanned = [1 if axis in pool else size for axis, size in enumerate(grid)]
+        dpooled = dpooled.float().reshape(2, batch, *scanned, channel)
+        if ctx.method == "mean":
+            dpooled = dpooled / math.prod(grid[axis] for axis in pool)
+        dx = torch.empty_like(x)
+        dweight, dbias, dskip = (torch.zeros_like(v) for v in (weight, bias, skip))
+        for images, _ in pieces(batch, grid, channel, split_rows=False):
+            piece, dout = x[images].float(), dskipped[images].float().flatten(1, -2)
+            gradients = []
+            sigmoid, slope, product = torch.empty(3, *piece.shape, device=x.device)
+            for d, before in enumerate(_convolve(piece, weight, bias, slice(0, length))):
+                torch.sigmoid(before, out=sigmoid)
+                u = before.mul_(sigmoid)
+                dskip[d] += _total(torch.mul(dout, u, out=product))
+                du = torch.mul(dout, skip[d], out=product).unflatten(1, grid)
+                share = dpooled[d, images]
+                if ctx.method == "max":
+                    share = _spread(u.unflatten(1, grid), share, pool)
+                du += share
+                # derivative of SiLU: s + u * (1 - s)
+                torch.addcmul(u, u, sigmoid, value=-1, out=slope)
+                dbefore = slope.add_(sigmoid).mul_(product)
+                dbias[d] += _total(dbefore)
+                for tap in range(taps):
+                    lag = taps - 1 - tap
+                    near, far = slice(lag, None), slice(0, length - lag)
+                    here, there = (near, far) if d == 0 else (far, near)
+                    shifted = product.flatten()[: dbefore[:, here].numel()]
+                    shifted = shifted.view(len(piece), -1, channel)
+                    torch.mul(dbefore[:, here], piece[:, there], out=shifted)
+                    dweight[d, :, tap] += _total(shifted)
+                gradients.append(_filter(dbefore, weight[d], reverse=d == 0))
+            dx[images] = torch.add(*gradients, out=product)
+        return dx.unflatten(1, grid), dweight, dbias, dskip, None, None
+
+
+def _filter(signal: Tensor, weight: Tensor, *, reverse: bool, bias: Tensor | None = None) -> Tensor:
+    """Causal depthwise filter of (batch, token, channel) tokens; anti-causal when `reverse`."""
+    length, taps = signal.shape[1], weight.shape[-1]
+    if reverse:
+        weight = weight.flip(-1)
+    # a two-dimensional convolution one row high, as that has a fast channels-last form on a CPU
+    image = signal.transpose(1, 2).unsqueeze(2)
+    out = F.conv2d(image, weight[:, None, None], bias, padding=(0, taps - 1), groups=len(weight))
+    out = out.squeeze(2).transpose(1, 2)
+    return out[:, taps - 1 :] if reverse else out[:, :length]
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor, tokens: slice) -> list[Tensor]:
+    """Both directions at the given tokens, (batch, token, channel) each, before SiLU."""
+    reach = weight.shape[-1] - 1
+    start = max(0, tokens.start - reach)
+    window = x[:, start : tokens.stop + reach].float()
+    inside = slice(tokens.start - start, tokens.stop - start)
+    return [_filter(window, weight[d], reverse=d == 1, bias=bias[d])[:, inside] for d in (0, 1)]
+
+
+def _remaining(grid: Sequence[int], pool: Sequence[int]) -> list[int]:
+    return [size for axis, size in enumerate(grid) if axis not in pool]
+
+
+def _pool(u: Tensor, pool: Sequence[int], method: str) -> Tensor:
+    """Pool (batch, *grid, channel) over axes of the grid."""
+    axes = [axis + 1 for axis in pool]
+    if not axes:
+        return u
+    return u.mean(axes) if method == "mean" else u.amax(axes)
+
+
+def _spread(u: Tensor, gradient: Tensor, pool: Sequence[int]) -> Tensor:
+    """Give the gradient of maxima to the tokens that attain them, in equal parts."""
+    axes = [axis + 1 for axis in pool]
+    attained = (u == u.amax(axes, keepdim=True)).float() if axes else torch.ones_like(u)
+    count = attained.sum(axes, keepdim=True) if axes else attained
+    return attained * (gradient / count)
+
+
+def _total(v: Tensor) -> Tensor:
+    """Sum (batch, token, channel) over batch and tokens; a matrix product is the fastest way."""
+    return v.new_ones(v.shape[0] * v.shape[1]) @ v.reshape(-1, v.shape[-1])

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+
+from fastvim.training import Recipe
+from fastvim.training.plan import StepPlan
+
+
+def plan(*, samples=23, processes=1, rank=0, **numbers) -> StepPlan:
+    recipe = Recipe(**{"epochs": 3, "warmup_epochs": 1, "batch_size": 8, **numbers})
+    return StepPlan(recipe, samples, processes, rank)
+
+
+def test_epoch_is_a_permutation_in_whole_batches():
+    batches = list(plan().indices(0))
+    assert [len(batch) for batch in batches] == [8] * 6
+    for epoch in (batches[:2], batches[2:4], batches[4:]):
+        seen = np.concatenate(epoch)
+        assert len(set(seen)) == 16
+        assert seen.min() >= 0
+        assert seen.max() < 23
+    assert not np.array_equal(batches[0], batches[2]), "epochs differ in order"
+
+
+def test_seed_decides_the_order():
+    first, again, other = (next(plan(seed=seed).indices(0)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("first_step", [0, 1, 2, 5, 6])
+def test_starting_later_skips_indices(first_step):
+    rest = list(plan(accumulation=2).indices(first_step))
+    np.testing.assert_array_equal(
+        np.array(rest).reshape(-1, 4),
+        np.array(list(plan(accumulation=2).indices(0)))[2 * first_step :],
+    )
+
+
+def test_processes_and_parts_share_out_each_batch():
+    whole = list(plan().indices(0))
+    ranks = [list(plan(processes=2, rank=rank, accumulation=2).indices(0)) for rank in (0, 1)]
+    for step, batch in enumerate(whole):
+        parts = [rank[2 * step + part] for part in (0, 1) for rank in ranks]
+        assert [len(part) for part in parts] == [2] * 4
+        np.testing.assert_array_equal(np.concatenate(parts), batch)
+
+
+def test_seeds_differ_by_step_part_rank_and_purpose():
+    seeds = [
+        seed
+        for rank in range(2)
+        for step in range(20)
+        for part in range(2)
+        for seed in plan(processes=2, rank=rank, accumulation=2).seeds(step, part)
+    ]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+def test_epochs_are_counted_from_one():
+    assert [plan().epoch(step) for step in range(6)] == [1, 1, 2, 2, 3, 3]
+
+
+def test_batch_that_cannot_be_shared_out_is_refused():
+    with pytest.raises(
+        ValueError, match=r"'batch_size'.* 3 processes × 2 accumulated parts, got 8"
+    ):
+        plan(processes=3, accumulation=2)
+
+
+def test_less_than_a_batch_of_data_is_refused():
+    with pytest.raises(ValueError, match=r"one batch of 8 samples, got 7\. Lower batch_size"):
+        plan(samples=7)

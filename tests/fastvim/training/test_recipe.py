@@ -1,0 +1,56 @@
+from dataclasses import fields
+
+import pytest
+
+from fastvim.training import Recipe
+
+
+def test_defaults_are_the_jump_cp_recipe():
+    recipe = Recipe()
+    assert (recipe.epochs, recipe.warmup_epochs, recipe.batch_size) == (100, 10, 256)
+    assert (recipe.lr, recipe.min_lr) == (1e-3, 1e-6)
+    assert (recipe.weight_decay, recipe.weight_decay_end) == (0.04, 0.4)
+
+
+def test_learning_rate_scales_with_the_batch():
+    assert Recipe(batch_size=1024, base_lr=1e-3, lr_scale_batch=512).lr == 2e-3
+
+
+def test_betas_from_a_list_become_a_tuple():
+    assert Recipe(betas=[0.9, 0.95]) == Recipe(betas=(0.9, 0.95))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("epochs", 0, "a whole number from 1, got 0"),
+        ("epochs", 1.0, "a whole number from 1, got 1.0"),
+        ("epochs", True, "a whole number from 1, got True"),
+        ("warmup_epochs", -1, "a whole number from 0, got -1"),
+        ("warmup_epochs", 101, "at most epochs (100), got 101"),
+        ("batch_size", "256", "a whole number from 1, got '256'"),
+        ("base_lr", "1e-3", "YAML needs 1.0e-3, not 1e-3"),
+        ("base_lr", 0.0, "a number above 0, got 0.0"),
+        ("base_lr", float("nan"), "a number above 0, got nan"),
+        ("lr_scale_batch", 0, "a whole number from 1, got 0"),
+        ("min_lr", 0.1, "at most the peak rate (0.001), got 0.1"),
+        ("weight_decay", -0.1, "a number from 0, got -0.1"),
+        ("weight_decay_end", float("inf"), "a number from 0, got inf"),
+        ("betas", (0.9, 1.0), "two numbers in [0, 1), got (0.9, 1.0)"),
+        ("betas", 0.9, "two numbers in [0, 1), got 0.9"),
+        ("clip_grad_norm", 0, "None or above 0, got 0"),
+        ("precision", "fp32", "one of ['no', 'bf16', 'fp16'], got 'fp32'"),
+        ("accumulation", 0, "a whole number from 1, got 0"),
+        ("num_workers", 0, "a whole number from 1, got 0"),
+        ("checkpoint_every_steps", 0, "a whole number from 1, got 0"),
+        ("seed", -1, "a whole number from 0, got -1"),
+    ],
+)
+def test_wrong_value_is_refused_by_its_key(key, value, expected):
+    with pytest.raises(ValueError, match=f"Recipe key '{key}'") as error:
+        Recipe(**{key: value})
+    assert expected in str(error.value)
+
+
+def test_docstring_names_every_key():
+    assert all(field.name in Recipe.__doc__ for field in fields(Recipe))

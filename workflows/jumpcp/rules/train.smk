@@ -1,0 +1,25 @@
+rule train_model:
+    """The model; its checkpoints outlive a killed job, so that training resumes."""
+    input:
+        crops=expand(f"{OUT}/plates/{{plate}}.crops.zarr", plate=PLATES),
+        split=f"{OUT}/split.csv",
+    output:
+        directory(f"{OUT}/model"),
+    log:
+        f"{OUT}/logs/train_model.log",
+    benchmark:
+        f"{OUT}/benchmarks/train_model.tsv"
+    threads: 16
+    params:
+        checkpoints=f"{OUT}/checkpoints",
+        architecture=config["train"]["architecture"],
+        model=option_list("model", config["train"]["model"]),
+        recipe=option_list("recipe", config["train"]["recipe"]),
+        augment=option_list("augment", config["train"]["augment"]),
+    shell:
+        "cellpipe train {input.crops:q}"
+        " --split {input.split:q}"
+        " --output {output:q}"
+        " --checkpoints {params.checkpoints:q}"
+        " --architecture {params.architecture:q}"
+        " {params.model} {params.recipe} {params.augment} &> {log:q}"
