@@ -1,8 +1,10 @@
+import os
+
 # One module a workflow; `snakemake --cores 2 jumpcp_train` runs its target `train`.
 # A file given with --configfile stands alone, it is not merged into the demonstration's.
 if "jumpcp" not in config:
 
-    configfile: "config/jumpcp.yaml"
+    configfile: os.path.join(workflow.basedir, "config", "jumpcp.yaml")
 
 
 module jumpcp:

@@ -39,7 +39,7 @@ def evaluate(
     wells: Path,
     split: Path,
     model: Path,
-    metrics: Path,
+    output: Path,
     predictions: Path,
     replicability: Path,
     perturbation: str = schema.PERT_NAME,
@@ -56,8 +56,8 @@ def evaluate(
         Well profiles of the same plates, from `cellpipe profile`.
     split
         The split that `model` was trained on.
-    metrics
-        JSON: ``split``, ``seed``, ``labels``, ``plates``, ``counts`` (cells and wells
+    output
+        ``metrics.json``: ``split``, ``seed``, ``labels``, ``plates``, ``counts`` (cells and wells
         by part), ``classification`` (method, part, ``cell`` or ``well``, `cellpipe.scores.score`),
         ``replicability`` (`cellpipe.replicability`), ``dose`` (`cellpipe.dose`, or null). Methods:
         ``head``, the trained classifier; ``knn``, nearest neighbours in the embedding standardised
@@ -89,6 +89,12 @@ def evaluate(
     obs = as_text(profiles.obs)
     _check_wells(obs, files, perturbation)
 
+    # First, as a wrong column should not cost a whole evaluation.
+    dose = (
+        None
+        if dose_column is None
+        else dose_readout(obs, profiles.X, _part_of_wells(obs, rows), column=dose_column)
+    )
     by_head = classify_by_head(files, rows, head, dealt.labels)
     found = replicates.replicability(obs, profiles.X, perturbation=perturbation, seed=seed)
     scores = {
@@ -100,15 +106,13 @@ def evaluate(
         "counts": {part: _count(rows[rows["split"] == part]) for part in PARTS},
         "classification": _classification(files, rows, obs, by_head, seed),
         "replicability": found.summary | {"wells": _by_plate(found.wells)},
-        "dose": None
-        if dose_column is None
-        else dose_readout(obs, profiles.X, _part_of_wells(obs, rows), column=dose_column),
+        "dose": dose,
     }
     described = {"split": dealt.name, "labels": list(dealt.labels)}
     write_table(_predictions(by_head), predictions, metadata={"cellpipe": json.dumps(described)})
     with atomic_path(replicability) as temporary:
         found.table.to_csv(temporary, index=False)
-    with atomic_path(metrics) as temporary:
+    with atomic_path(output) as temporary:
         temporary.write_text(json.dumps(scores, indent=1, allow_nan=False) + "\n")
     _log(scores)
 

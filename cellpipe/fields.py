@@ -18,6 +18,9 @@ from cellpipe.readers.tiff import USABLE_TYPES, BadImageError, read_tiff
 RECORD = "cellpipe"
 """Attribute of a written field that holds its `FieldReport` and the files that it was made from."""
 
+RECORD_VERSION = 1
+"""To be raised when pixels or quality come out otherwise: older fields are then written again."""
+
 COLOURS = {"DNA": "0000FF", "ER": "00FF00", "RNA": "FFFF00", "AGP": "FF7F00", "Mito": "FF00FF"}
 OTHER_COLOURS = ("00FFFF", "FF0000", "7F7FFF", "7FFF7F", "FF7FBF")
 BRIGHTFIELD_COLOUR = "808080"
@@ -77,7 +80,11 @@ def write_field(task: FieldFiles, *, store: Path, pixel_size_um: float | None) -
         If it cannot be written, as on a full disk.
     """
     target = store / task.image
-    made_from = {"sources": _fingerprint(task), "pixel_size_um": pixel_size_um}
+    made_from = {
+        "version": RECORD_VERSION,
+        "sources": _fingerprint(task),
+        "pixel_size_um": pixel_size_um,
+    }
     record = (read_attributes(target) or {}).get(RECORD, {})
     if record.get("made_from") == made_from:
         return FieldReport(

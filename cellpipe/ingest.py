@@ -35,7 +35,7 @@ from cellpipe.files import remove, write_table
 from cellpipe.ngff import begin_plate, write_plate_metadata
 from cellpipe.ngff_field import read_attributes
 from cellpipe.parallel import parallel_map
-from cellpipe.platemap import read_platemap
+from cellpipe.platemap import PlatemapColumns, read_platemap
 from cellpipe.quality import METRICS
 from cellpipe.quarantine import set_apart
 from cellpipe.readers import PlateFiles, ZarrPlate, read_plate
@@ -62,8 +62,7 @@ def ingest(
     image_root: Path | None = None,
     platemap: Path | None = None,
     metadata: Path | None = None,
-    platemap_columns: Mapping[str, str] | None = None,
-    pert_types: Mapping[str, str] | None = None,
+    platemap_columns: PlatemapColumns | None = None,
     jobs: int = 1,
 ) -> None:
     """Bring one plate into the project's form.
@@ -95,7 +94,7 @@ def ingest(
         Regular expression of file names for layout ``pattern``.
     image_root
         Where the images of a load_data table lie, if not where it says.
-    platemap, metadata, platemap_columns, pert_types
+    platemap, metadata, platemap_columns
         What is in the wells, see `cellpipe.platemap.read_platemap`.
     jobs
         Processes that read and write fields of view.
@@ -128,12 +127,9 @@ def ingest(
             shape=found.shape,
             metadata=metadata,
             columns=platemap_columns,
-            pert_types=pert_types,
         )
-    elif metadata is not None or platemap_columns or pert_types:
-        raise CellpipeValueError(
-            "metadata, platemap_columns and pert_types describe a platemap: give `platemap`"
-        )
+    elif metadata is not None or platemap_columns is not None:
+        raise CellpipeValueError("metadata and platemap columns need a platemap: give `platemap`")
     remove(sites)
     remove(quarantine)
     missing: tuple[str, ...] = ()

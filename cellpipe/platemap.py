@@ -8,6 +8,7 @@ JUMP's tables: https://github.com/jump-cellpainting/JUMP-Target
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -31,13 +32,33 @@ log = logging.getLogger(__name__)
 
 PERT_TYPES = ("trt", schema.NEGCON, "poscon", "empty")
 
-MEANINGS = ("pert_name", "pert_type", "target", "well")
-
 EMPTY_JCP2022 = "JCP2022_999999"
 """JUMP's identifier of an empty well, perturbation_control.csv."""
 
 NAME_COLUMNS = ("pert_iname", "pert_name", "gene", "broad_sample", "jcp2022")
 TARGET_COLUMNS = ("target", "target_list", "gene")
+
+
+@dataclass(frozen=True)
+class PlatemapColumns:
+    """Which columns of a platemap that is not JUMP's mean what, with or without ``Metadata_``.
+
+    `types` says what the values of the `pert_type` column mean, as in ``{"-1": "negcon", "0":
+    "trt"}``; any other value than those of `PERT_TYPES` needs it.
+    """
+
+    pert_name: str | None = None
+    pert_type: str | None = None
+    target: str | None = None
+    well: str | None = None
+    types: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        wrong = sorted(set(self.types.values()) - set(PERT_TYPES))
+        if wrong:
+            raise CellpipeValueError(
+                f"pert_types: expected the meanings {', '.join(PERT_TYPES)}, got {', '.join(wrong)}"
+            )
 
 
 def read_platemap(
@@ -47,8 +68,7 @@ def read_platemap(
     wells: Iterable[str],
     shape: tuple[int, int] | None = None,
     metadata: Path | None = None,
-    columns: Mapping[str, str] | None = None,
-    pert_types: Mapping[str, str] | None = None,
+    columns: PlatemapColumns | None = None,
 ) -> pd.DataFrame:
     """Read what is in the imaged wells of a plate.
 
@@ -69,10 +89,7 @@ def read_platemap(
     metadata
         Table of perturbations, joined by ``broad_sample``.
     columns
-        Columns of a table that is not JUMP's, by meaning: ``pert_name``, ``pert_type``, ``target``,
-        ``well``.
-    pert_types
-        What the values of the ``pert_type`` column mean, as in ``{"-1": "negcon", "0": "trt"}``.
+        Needed for a table that is not JUMP's.
 
     Returns
     -------
@@ -84,22 +101,18 @@ def read_platemap(
     CellpipeDataError
         If a column or a sample is missing, a well is there twice, lies off the plate, or was
         imaged and is not there.
-    CellpipeValueError
-        If `columns` or `pert_types` name something else.
     """
-    columns = {key: name.removeprefix("Metadata_") for key, name in (columns or {}).items()}
-    pert_types = text_keys(pert_types)
-    _check_options(columns, pert_types)
+    columns = columns or PlatemapColumns()
     path = choose_by_barcode(path, plate)
     table = rows_of_plate(read_table(path), path, plate)
-    table.index = well_index(table, path, shape, column=columns.get("well"))
+    table.index = well_index(table, path, shape, column=columns.well)
     check_wells(table.index, set(wells), path, plate)
     own = [name for name in table.columns if name.lower() not in PLACE_COLUMNS]
     if metadata is not None:
         table = _join(table, path, read_table(metadata), metadata)
     sample = column_text(table, "broad_sample")
-    name = _column(table, path, columns.get("pert_name"), NAME_COLUMNS, "pert_name")
-    target = _column(table, path, columns.get("target"), TARGET_COLUMNS, "target")
+    name = _column(table, path, columns.pert_name, NAME_COLUMNS, "pert_name")
+    target = _column(table, path, columns.target, TARGET_COLUMNS, "target")
     if name is None:
         raise CellpipeDataError(
             f"{path} says of no well what is in it: expected one of the columns {NAME_COLUMNS}, "
@@ -112,9 +125,7 @@ def read_platemap(
     labels = pd.DataFrame(index=table.index)
     labels[schema.BROAD_SAMPLE] = sample
     labels[schema.PERT_NAME] = table[name].where(table[name] != "", sample)
-    labels[schema.PERT_TYPE] = _pert_types(
-        table, labels[schema.PERT_NAME], path, columns.get("pert_type"), pert_types
-    )
+    labels[schema.PERT_TYPE] = _pert_types(table, labels[schema.PERT_NAME], path, columns)
     labels[schema.JCP2022] = column_text(table, "jcp2022")
     labels[schema.TARGET] = table[target] if target else ""
     _name_controls(labels)
@@ -146,28 +157,13 @@ def _join(table: pd.DataFrame, path: Path, metadata: pd.DataFrame, other: Path) 
     return table.join(added.reindex(table["broad_sample"]).set_axis(table.index).fillna(""))
 
 
-def _check_options(columns: Mapping[str, str], pert_types: Mapping[str, str]) -> None:
-    for option, got, expected in (
-        ("platemap_columns: meanings", columns, MEANINGS),
-        ("pert_types: values", pert_types.values(), PERT_TYPES),
-    ):
-        wrong = sorted(set(got) - set(expected))
-        if wrong:
-            raise CellpipeValueError(f"{option} are {', '.join(expected)}; got {', '.join(wrong)}")
-
-
 def _pert_types(
-    table: pd.DataFrame,
-    name: pd.Series,
-    path: Path,
-    column: str | None,
-    meanings: Mapping[str, str],
+    table: pd.DataFrame, name: pd.Series, path: Path, columns: PlatemapColumns
 ) -> pd.Series:
-    if column is not None:
-        _require(table, column, path, "pert_type")
-        kind = table[column].replace(dict(meanings))
-    else:
-        kind = column_text(table, "pert_type").replace(dict(meanings))
+    column = _column(table, path, columns.pert_type, ("pert_type",), "pert_type")
+    kind = table[column] if column else pd.Series("", index=table.index)
+    kind = kind.replace(text_keys(columns.types))
+    if columns.pert_type is None:
         control = column_text(table, "control_type")
         kind = kind.mask(control.str.startswith("poscon"), "poscon")
         kind = kind.mask(control == schema.NEGCON, schema.NEGCON)
@@ -178,7 +174,7 @@ def _pert_types(
     if len(wrong):
         raise CellpipeDataError(
             f"{path}: pert_type of well {wrong.index[0]} is {wrong.iloc[0]!r}, expected one of "
-            f"{PERT_TYPES}. Translate it with the platemap's columns option, types"
+            f"{PERT_TYPES}. Translate it with pert_types"
         )
     return kind
 
@@ -204,14 +200,12 @@ def _name_controls(labels: pd.DataFrame) -> None:
 def _column(
     table: pd.DataFrame, path: Path, option: str | None, usual: Iterable[str], what: str
 ) -> str | None:
+    """Return the column that the option names, else the first of the usual ones that is there."""
     if option is None:
         return find_column(table, usual)
-    _require(table, option, path, what)
-    return option
-
-
-def _require(table: pd.DataFrame, column: str, path: Path, what: str) -> None:
+    column = option.removeprefix("Metadata_")
     if column not in table:
         raise CellpipeDataError(
-            f"{path} has no column {column!r}, named as its {what}; it has {list(table.columns)}"
+            f"{path} has no column {option!r}, named as its {what}; it has {list(table.columns)}"
         )
+    return column

@@ -27,8 +27,11 @@ REPLICATES = (2, 1000)
 THRESHOLD = 0.05
 NULL_SIZE = 10_000
 
-HELD_OUT_DRAWS = 50
+HELD_OUT_DRAWS = 100
 """Times that control wells are drawn to play a compound."""
+
+ALARM = 0.12
+"""Fraction of draws below `THRESHOLD` that is reported: three standard errors above it."""
 
 COLUMNS = [
     "n_wells",
@@ -175,7 +178,8 @@ def _held_out_controls(
     controls standardised on themselves the check would be blind to what it is for: all compounds
     share the error of the control mean, by which they resemble each other and not the controls. On
     one plate with 2 replicates, up to a quarter of simulated inactive compounds pass p < 0.05 with
-    8 controls, and 5 % with 64.
+    8 controls, and 5 % with 64. With few controls the check errs on the side of alarm, as those
+    that stay behind are fewer still.
 
     Returns the row for the table and the entry for the summary.
     """
@@ -197,7 +201,7 @@ def _held_out_controls(
     means = scores[["mean_average_precision", "mean_normalized_average_precision"]].mean().to_dict()
     p_value = float(scores["p_value"].median())
     passing = float(scores["below_p"].mean())
-    if passing > 2 * THRESHOLD:
+    if passing > ALARM:
         log.warning(
             "%.0f %% of draws of %d control wells pass p < %g: p-values are too small on these "
             "plates. More control wells, or replicates on more plates, help",

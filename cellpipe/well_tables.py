@@ -72,7 +72,7 @@ def well_index(
     """Zero-padded wells of the rows, each once and on the plate, or `CellpipeDataError`."""
     pairs = (pair for pair in ROW_AND_COLUMN if all(find_column(table, [name]) for name in pair))
     pair = next(pairs, None)
-    found = find_column(table, WELL_COLUMNS) if column is None else column
+    found = column.removeprefix("Metadata_") if column else find_column(table, WELL_COLUMNS)
     try:
         if found in table:
             wells = [pad_well(name) for name in table[found]]
@@ -82,7 +82,7 @@ def well_index(
         else:
             raise CellpipeDataError(
                 f"no column of wells: expected {column or WELL_COLUMNS} or a row and a column, got "
-                f"{list(table.columns)}. Name it with platemap_columns, well"
+                f"{list(table.columns)}. Rename one"
             )
     except CellpipeDataError as error:
         raise CellpipeDataError(f"{path}: {error}") from error

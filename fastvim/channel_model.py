@@ -3,10 +3,16 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastvim.encoder import Encoder
-from fastvim.patch_embed import ChannelPatchEmbed, grid_size, new_positions, resize_positions
+from fastvim.patch_embed import (
+    ChannelPatchEmbed,
+    grid_size,
+    new_head,
+    new_positions,
+    resize_positions,
+)
 from fastvim.pretrained import Pretrained
 from fastvim.traversal import CHANNEL_BY_CHANNEL, SPATIAL, alternate
 
@@ -32,7 +38,7 @@ class FastChannelVim(Pretrained, Encoder):
     def __init__(
         self,
         *,
-        img_size: int | tuple[int, int] = 224,
+        img_size: int | Sequence[int] = 224,
         patch_size: int = 16,
         in_chans: int = 8,
         num_classes: int = 161,
@@ -56,13 +62,10 @@ class FastChannelVim(Pretrained, Encoder):
         self.options = options
         self.patch_size, self.in_chans, self.num_classes = patch_size, in_chans, num_classes
         self.embed_dim, self.hcs = embed_dim, hcs
-        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-        self.grid = grid_size((height, width), patch_size)
+        self.grid = grid_size(img_size, patch_size)
         self.patch_embed = ChannelPatchEmbed(patch_size, in_chans, embed_dim)
         self.pos_embed = new_positions(self.grid, embed_dim)
-        self.head = nn.Linear(embed_dim, num_classes)
-        nn.init.trunc_normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        self.head = new_head(embed_dim, num_classes)
 
     def forward(self, x: Tensor, channels: Channels = None) -> Tensor:
         """Logits (batch, class) of images (batch, channel, height, width), normalised floats.

@@ -1,9 +1,17 @@
 """FastVim image classifier."""
 
-from torch import Tensor, nn
+from collections.abc import Sequence
+
+from torch import Tensor
 
 from fastvim.encoder import Encoder
-from fastvim.patch_embed import PatchEmbed, grid_size, new_positions, resize_positions
+from fastvim.patch_embed import (
+    PatchEmbed,
+    grid_size,
+    new_head,
+    new_positions,
+    resize_positions,
+)
 from fastvim.pretrained import Pretrained
 from fastvim.traversal import SPATIAL, alternate
 
@@ -19,7 +27,7 @@ class FastVim(Pretrained, Encoder):
     def __init__(
         self,
         *,
-        img_size: int | tuple[int, int] = 224,
+        img_size: int | Sequence[int] = 224,
         patch_size: int = 16,
         in_chans: int = 3,
         num_classes: int = 1000,
@@ -43,16 +51,13 @@ class FastVim(Pretrained, Encoder):
         self.options = options
         self.patch_size, self.in_chans, self.num_classes = patch_size, in_chans, num_classes
         self.embed_dim = embed_dim
-        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-        self.grid = grid_size((height, width), patch_size)
+        self.grid = grid_size(img_size, patch_size)
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
         self.pos_embed = new_positions(self.grid, embed_dim)
-        self.head = nn.Linear(embed_dim, num_classes)
-        nn.init.trunc_normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        self.head = new_head(embed_dim, num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Tokens after the final norm: (batch, channel, height, width) to (batch, row, column, dim)."""
+        """Tokens after the final norm, (batch, row, column, dim)."""
         tokens = self.patch_embed(x)
         tokens = tokens + resize_positions(self.pos_embed, self.grid, tokens.shape[1:3])
         return self.encode(tokens).squeeze(3)

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from fastvim.mixer import Mixer
 from fastvim.traversal import Traversal
 
+EPS = 1e-5
+
 
 def drop_path(hidden: Tensor, rate: float, *, training: bool) -> Tensor:
     """Zero whole samples with probability `rate`, and scale the others to keep the mean."""
@@ -24,14 +26,14 @@ class Block(nn.Module):
 
     def __init__(self, mixer: Mixer, dim: int, drop_rate: float) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(dim, eps=1e-5)
+        self.norm = nn.RMSNorm(dim, eps=EPS)
         self.mixer = mixer
         self.drop_rate = drop_rate
 
     def forward(self, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
         """Both are (batch, row, column, channel, dim)."""
         hidden = drop_path(hidden, self.drop_rate, training=self.training)
-        normed, residual = add_norm(hidden, residual, self.norm.weight, eps=1e-5)
+        normed, residual = add_norm(hidden, residual, self.norm.weight, eps=EPS)
         return self.mixer(normed), residual
 
 
@@ -56,27 +58,22 @@ class Encoder(nn.Module):
         if collapse_method not in ("mean", "max"):
             raise ValueError(f"collapse_method: expected 'mean' or 'max', got {collapse_method!r}")
         depth = len(traversals)
-        rates = [0.0, *torch.linspace(0, drop_path_rate, depth).tolist()]
+        rates = [0.0, *(drop_path_rate * block / max(1, depth - 1) for block in range(depth))]
         self.drop_path_rate = drop_path_rate
-        self.layers = nn.ModuleList(
-            Block(
-                Mixer(
-                    dim,
-                    traversal,
-                    method=collapse_method,
-                    pool_scale=pool_scale,
-                    norm=norm_after_scan,
-                ),
+        self.layers = nn.ModuleList()
+        for traversal, rate in zip(traversals, rates, strict=False):
+            mixer = Mixer(
                 dim,
-                rate,
+                traversal,
+                method=collapse_method,
+                pool_scale=pool_scale,
+                norm=norm_after_scan,
             )
-            for traversal, rate in zip(traversals, rates, strict=False)
-        )
-        self.norm_f = nn.RMSNorm(dim, eps=1e-5)
-        for layer in self.layers:
-            nn.init.kaiming_uniform_(layer.mixer.out_proj.weight, a=math.sqrt(5))
+            nn.init.kaiming_uniform_(mixer.out_proj.weight, a=math.sqrt(5))
             with torch.no_grad():
-                layer.mixer.out_proj.weight /= math.sqrt(depth)
+                mixer.out_proj.weight /= math.sqrt(depth)
+            self.layers.append(Block(mixer, dim, rate))
+        self.norm_f = nn.RMSNorm(dim, eps=EPS)
 
     def encode(self, hidden: Tensor) -> Tensor:
         """Run the blocks and the final norm on (batch, row, column, channel, dim) tokens."""
@@ -84,4 +81,4 @@ class Encoder(nn.Module):
         for layer in self.layers:
             hidden, residual = layer(hidden, residual)
         hidden = drop_path(hidden, self.drop_path_rate, training=self.training)
-        return add_norm(hidden, residual, self.norm_f.weight, eps=1e-5)[0]
+        return add_norm(hidden, residual, self.norm_f.weight, eps=EPS)[0]

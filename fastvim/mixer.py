@@ -15,14 +15,15 @@ DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
 
 
 class Mixer(nn.Module):
-    """Mixes tokens along one traversal of the grid, in both directions.
+    """Mixes tokens along one traversal of the grid, in both directions (FastVim).
 
-    Tokens are projected to twice the width and gated. Each direction has its own convolution,
-    step-size, input, output and decay parameters; those of the second end in ``_b``.
+    Tokens are projected to twice the width, convolved, pooled, scanned, repeated over the pooled
+    axes and gated. The directions share the projections and the norm; each has its own
+    convolution, step sizes, inputs, outputs, decay rates and skip, the second's ending in ``_b``.
+    Parameter names are those of the published checkpoints.
 
     dim : width of the tokens. method : pooling, "mean" or "max".
-    pool_scale : factor on mean-pooled tokens (for weights that were trained on masked images).
-    norm : LayerNorm before the gate.
+    pool_scale : factor on mean-pooled tokens. norm : LayerNorm before the gate.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Mixer(nn.Module):
         for a_log in (self.A_log, self.A_b_log):
             a_log.copy_(torch.arange(1, STATE + 1).log().expand_as(a_log))
         for conv in (self.conv1d, self.conv1d_b):
-            nn.init.zeros_(conv.bias)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
         for proj in (self.dt_proj, self.dt_proj_b):
             nn.init.uniform_(proj.weight, -(self.rank**-0.5), self.rank**-0.5)
             exponent = torch.empty_like(proj.bias).uniform_(math.log(DT_MIN), math.log(DT_MAX))
@@ -69,17 +70,18 @@ class Mixer(nn.Module):
         """Mix tokens: (batch, row, column, channel, dim) to the same shape."""
         order = [axis + 1 for axis in self.traversal.order]
         pool = self.traversal.pool
-        hidden = hidden.permute(0, *order, 4).contiguous()
+        hidden = hidden.permute(0, *order, 4)
         # two products rather than one, so that each half is contiguous
         x, z = (F.linear(hidden, half) for half in self.in_proj.weight.chunk(2))
         pooled, skipped = conv_pool(
             x,
             torch.stack([self.conv1d.weight, self.conv1d_b.weight]).squeeze(2),
-            torch.stack([self.conv1d.bias, self.conv1d_b.bias]),
+            torch.stack([self.conv1d.bias, self.conv1d_b.bias]),  # type: ignore[list-item]
             torch.stack([self.D, self.D_b]),
             pool,
             self.method,
         )
+        del x  # a large image's tokens are most of the memory
         y = self._scan(pooled)
         norm = self.layernorm
         weight, bias = (norm.weight, norm.bias) if norm is not None else (None, None)
@@ -97,6 +99,7 @@ class Mixer(nn.Module):
         dt_bias = torch.stack([self.dt_proj.bias, self.dt_proj_b.bias])
         rates = -torch.stack([self.A_log, self.A_b_log]).float().exp()
         dt, b, c = (pooled.flatten(1, 2) @ x_proj.mT).split([self.rank, STATE, STATE], dim=-1)
-        dt = F.softplus(torch.baddbmm(dt_bias[:, None], dt, dt_proj.mT))
+        # the bias outweighs the product and is added in float32
+        dt = F.softplus((dt @ dt_proj.mT).float() + dt_bias[:, None])
         dt, b, c = (v.unflatten(1, (batch, step)) for v in (dt, b, c))
         return selective_scan(pooled, dt, rates, b, c)

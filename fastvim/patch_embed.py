@@ -1,13 +1,17 @@
-"""Images to patch tokens, and positions for grids of any size."""
+"""Images to patch tokens, positions for grids of any size, and the head at the other end."""
+
+import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def grid_size(image: tuple[int, int], patch: int) -> tuple[int, int]:
-    """Rows and columns of patches that cover an image of (height, width) pixels."""
-    return -(-image[0] // patch), -(-image[1] // patch)
+def grid_size(image: int | Sequence[int], patch: int) -> tuple[int, int]:
+    """Rows and columns of patches that cover an image: its side, or (height, width), in px."""
+    height, width = (image, image) if isinstance(image, int) else image
+    return math.ceil(height / patch), math.ceil(width / patch)
 
 
 def cut_patches(images: Tensor, patch: int) -> Tensor:
@@ -27,9 +31,10 @@ def cut_patches(images: Tensor, patch: int) -> Tensor:
 
 def lecun_normal_(projection: nn.Conv2d | nn.Conv3d) -> None:
     """Truncated normal weights of variance 1 / fan-in, and a zero bias."""
-    deviation = projection.weight[0].numel() ** -0.5 / 0.87962566103423978
+    # a normal distribution cut at two deviations keeps 0.8796 of its deviation
+    deviation = projection.weight[0].numel() ** -0.5 / 0.8796256610342398
     nn.init.trunc_normal_(projection.weight, std=deviation, a=-2 * deviation, b=2 * deviation)
-    nn.init.zeros_(projection.bias)
+    nn.init.zeros_(projection.bias)  # type: ignore[arg-type]
 
 
 class PatchEmbed(nn.Module):
@@ -48,7 +53,7 @@ class PatchEmbed(nn.Module):
 
 
 class ChannelPatchEmbed(nn.Module):
-    """One token a patch and channel: a projection for all channels, and a learned channel identity."""
+    """One token a patch and channel: one projection for all, plus a learned channel identity."""
 
     def __init__(self, patch: int, channels: int, dim: int) -> None:
         super().__init__()
@@ -81,4 +86,12 @@ def resize_positions(
 
 def new_positions(grid: tuple[int, int], dim: int) -> nn.Parameter:
     """Learned positions of a grid: (1, row * column, dim)."""
-    return nn.Parameter(nn.init.trunc_normal_(torch.empty(1, grid[0] * grid[1], dim), std=0.02))
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(1, math.prod(grid), dim), std=0.02))
+
+
+def new_head(dim: int, classes: int) -> nn.Linear:
+    """Linear classifier of pooled tokens."""
+    head = nn.Linear(dim, classes)
+    nn.init.trunc_normal_(head.weight, std=0.02)
+    nn.init.zeros_(head.bias)
+    return head

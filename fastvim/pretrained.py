@@ -1,4 +1,4 @@
-"""Models to and from a folder: config.json with the constructor's options, weights as safetensors."""
+"""Models to and from a folder: options as config.json, weights as safetensors."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,10 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 class Pretrained(nn.Module):
-    """A model whose `options` rebuild it. Nothing is pickled, so a foreign folder is safe to load."""
+    """A model that its constructor's `options` rebuild.
+
+    Nothing is pickled, so that loading a foreign folder runs none of its code.
+    """
 
     options: dict[str, Any]
 

@@ -39,6 +39,6 @@ def fastchannelvim_small_patch8(**overrides: Any) -> FastChannelVim:
 
 @register_model
 def fastchannelvim_micro_patch8(**overrides: Any) -> FastChannelVim:
-    """A small model for crops of 64 px on two CPU cores."""
+    """A small model for crops of 64 px, to train on two CPU cores."""
     small = {"embed_dim": 64, "depth": 4, "patch_size": 8, "img_size": 64}
     return FastChannelVim(**{**small, **overrides})

@@ -8,7 +8,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cellpipe import schema
-from cellpipe.errors import CellpipeDataError
 from cellpipe.figures import style
 
 MOST_BARS = 30
@@ -20,7 +19,8 @@ def draw_replicates(replicability: Path, *, output: Path) -> None:
 
     0 is a random order of replicates and controls, 1 means that replicates always come first.
     Normalised, because the plain mAP of a random order depends on how many replicates there are.
-    With many perturbations the first 30 are named and the rest form a curve.
+    With many perturbations the first 30 are named and the rest form a curve. Without any replicates
+    the figure says so.
 
     Parameters
     ----------
@@ -33,9 +33,13 @@ def draw_replicates(replicability: Path, *, output: Path) -> None:
     untested = int(table.loc[~control, PRECISION].isna().sum())
     table = table[table[PRECISION].notna()]
     if table.empty:
-        raise CellpipeDataError(
-            f"{replicability}: no perturbation has a replicate mAP ({untested} have one well)"
-        )
+        # Many a plate holds each compound once; its report is none the less complete.
+        with style.figure(9, 3.2, output) as figure:
+            figure.suptitle("No perturbation has replicates")
+            figure.text(
+                0.5, 0.4, f"{style.counted(untested, 'perturbation')} in one well each", ha="center"
+            )
+        return
     table = table.assign(significant=table["significant"].astype(str) == "True")
     table = table.sort_values(PRECISION, ascending=False).reset_index(drop=True)
     treated = table[table[schema.PERT_TYPE] != schema.NEGCON]

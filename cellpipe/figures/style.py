@@ -69,7 +69,9 @@ def figure(width: float, height: float, output: Path) -> Iterator[Figure]:
         drawn = Figure(figsize=(width, height), layout="constrained")
         yield drawn
         with atomic_path(output) as temporary:
-            drawn.savefig(temporary, format=output.suffix[1:], dpi=150)
+            # No date in the file: the same data give the same figure.
+            metadata = {"Date": None} if output.suffix == ".svg" else {}
+            drawn.savefig(temporary, format=output.suffix[1:], dpi=150, metadata=metadata)
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:

@@ -1,7 +1,7 @@
 """Depthwise convolution in both directions, SiLU, and pooling over some axes of the token grid."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -58,16 +58,15 @@ class _ConvPool(Function):
         skipped = torch.empty_like(x)
         pooled = x.new_empty(2, batch, *_remaining(grid, pool), channel)
         row = math.prod(grid[1:])
-        for images, rows in pieces(batch, grid, channel, split_rows=0 not in pool):
+        for images, rows in pieces(batch, grid, channel, x.device, split_rows=0 not in pool):
             tokens = slice(rows.start * row, rows.stop * row)
-            both = _convolve(x[images], weight, bias, tokens)
-            total = torch.zeros((), dtype=torch.float32, device=x.device)
-            for direction, u in enumerate(both):
+            total = torch.zeros((), device=x.device)
+            for d, u in enumerate(_convolve(x[images], weight, bias, tokens)):
                 u = F.silu(u, inplace=True)
                 on_grid = u.unflatten(1, (rows.stop - rows.start, *grid[1:]))
-                where = (direction, images, slice(None) if 0 in pool else rows)
+                where = (d, images, slice(None) if 0 in pool else rows)
                 pooled[where] = _pool(on_grid, pool, method)
-                total = torch.addcmul(total, u, skip[direction])
+                total = torch.addcmul(total, u, skip[d])
             skipped[images, tokens] = total
         ctx.save_for_backward(x, weight, bias, skip)
         ctx.grid, ctx.pool, ctx.method = grid, pool, method
@@ -86,33 +85,27 @@ class _ConvPool(Function):
             dpooled = dpooled / math.prod(grid[axis] for axis in pool)
         dx = torch.empty_like(x)
         dweight, dbias, dskip = (torch.zeros_like(v) for v in (weight, bias, skip))
-        for images, _ in pieces(batch, grid, channel, split_rows=False):
+        for images, _ in pieces(batch, grid, channel, x.device, split_rows=False):
             piece, dout = x[images].float(), dskipped[images].float().flatten(1, -2)
-            gradients = []
-            sigmoid, slope, product = torch.empty(3, *piece.shape, device=x.device)
-            for d, before in enumerate(_convolve(piece, weight, bias, slice(0, length))):
-                torch.sigmoid(before, out=sigmoid)
-                u = before.mul_(sigmoid)
-                dskip[d] += _total(torch.mul(dout, u, out=product))
-                du = torch.mul(dout, skip[d], out=product).unflatten(1, grid)
+            dpiece = torch.zeros((), device=x.device)
+            for d, u in enumerate(_convolve(piece, weight, bias, slice(0, length))):
+                sigmoid = torch.sigmoid(u)
+                u.mul_(sigmoid)
+                dskip[d] += _total(dout * u)
                 share = dpooled[d, images]
                 if ctx.method == "max":
                     share = _spread(u.unflatten(1, grid), share, pool)
-                du += share
+                du = (dout * skip[d]).unflatten(1, grid).add_(share).flatten(1, -2)
                 # derivative of SiLU: s + u * (1 - s)
-                torch.addcmul(u, u, sigmoid, value=-1, out=slope)
-                dbefore = slope.add_(sigmoid).mul_(product)
-                dbias[d] += _total(dbefore)
+                du *= sigmoid.addcmul_(u, 1 - sigmoid)
+                dbias[d] += _total(du)
                 for tap in range(taps):
                     lag = taps - 1 - tap
                     near, far = slice(lag, None), slice(0, length - lag)
                     here, there = (near, far) if d == 0 else (far, near)
-                    shifted = product.flatten()[: dbefore[:, here].numel()]
-                    shifted = shifted.view(len(piece), -1, channel)
-                    torch.mul(dbefore[:, here], piece[:, there], out=shifted)
-                    dweight[d, :, tap] += _total(shifted)
-                gradients.append(_filter(dbefore, weight[d], reverse=d == 0))
-            dx[images] = torch.add(*gradients, out=product)
+                    dweight[d, :, tap] += _total(du[:, here] * piece[:, there])
+                dpiece = dpiece + _filter(du, weight[d], reverse=d == 0)
+            dx[images] = dpiece
         return dx.unflatten(1, grid), dweight, dbias, dskip, None, None
 
 
@@ -128,13 +121,14 @@ def _filter(signal: Tensor, weight: Tensor, *, reverse: bool, bias: Tensor | Non
     return out[:, taps - 1 :] if reverse else out[:, :length]
 
 
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor, tokens: slice) -> list[Tensor]:
-    """Both directions at the given tokens, (batch, token, channel) each, before SiLU."""
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor, tokens: slice) -> Iterator[Tensor]:
+    """Each direction at the given tokens, (batch, token, channel), before SiLU."""
     reach = weight.shape[-1] - 1
     start = max(0, tokens.start - reach)
     window = x[:, start : tokens.stop + reach].float()
     inside = slice(tokens.start - start, tokens.stop - start)
-    return [_filter(window, weight[d], reverse=d == 1, bias=bias[d])[:, inside] for d in (0, 1)]
+    for d in (0, 1):
+        yield _filter(window, weight[d], reverse=d == 1, bias=bias[d])[:, inside]
 
 
 def _remaining(grid: Sequence[int], pool: Sequence[int]) -> list[int]:

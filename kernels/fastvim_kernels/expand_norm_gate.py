@@ -58,11 +58,11 @@ class _ExpandNormGate(Function):
     ) -> Tensor:
         batch, *grid, channel = z.shape
         out = torch.empty(z.shape, dtype=z.dtype, device=z.device)
-        for images, rows in pieces(batch, grid, channel, split_rows=True):
+        for images, rows in pieces(batch, grid, channel, z.device, split_rows=True):
             mixed = _expand(half, skipped, images, rows)
             if weight is not None:
                 mixed = F.layer_norm(mixed, weight.shape, weight, bias, eps)
-            out[images, rows] = F.silu(z[images, rows].float()).mul_(mixed)
+            torch.mul(F.silu(z[images, rows].float()), mixed, out=out[images, rows])
         ctx.save_for_backward(half, skipped, z, weight, bias)
         ctx.eps = eps
         return out
@@ -77,7 +77,7 @@ class _ExpandNormGate(Function):
         dz = torch.empty(z.shape, dtype=z.dtype, device=z.device)
         dweight, dbias = (None if v is None else torch.zeros_like(v) for v in (weight, bias))
         pooled = [axis + 1 for axis, size in enumerate(half.shape[1:-1]) if size != grid[axis]]
-        for images, rows in pieces(batch, grid, channel, split_rows=True):
+        for images, rows in pieces(batch, grid, channel, z.device, split_rows=True):
             gate, dpiece = z[images, rows].float(), dout[images, rows].float()
             mixed = normed = _expand(half, skipped, images, rows)
             if weight is not None:
@@ -88,15 +88,15 @@ class _ExpandNormGate(Function):
             silu = gate * sigmoid
             dmixed = dpiece * silu
             # derivative of SiLU: s + u * (1 - s)
-            slope = torch.addcmul(silu, silu, sigmoid, value=-1).add_(sigmoid)
-            dz[images, rows] = slope.mul_(dpiece).mul_(normed)
+            slope = sigmoid.addcmul_(silu, 1 - sigmoid)
+            torch.mul(slope.mul_(dpiece), normed, out=dz[images, rows])
             if weight is not None:
                 dmixed, more, shift = torch.ops.aten.native_layer_norm_backward(
                     dmixed, mixed, weight.shape, mean, rstd, weight, bias, [True, True, True]
                 )
                 dweight += more
                 dbias += shift
-            dskipped[images, rows] = dmixed.div(2)
+            torch.div(dmixed, 2, out=dskipped[images, rows])
             into = slice(None) if half.shape[1] == 1 else rows
             dhalf[images, into] += dmixed.sum(pooled, keepdim=True) if pooled else dmixed
         return dhalf, dskipped, dz, dweight, dbias, None

@@ -3,17 +3,27 @@
 import math
 from collections.abc import Iterator, Sequence
 
-PIECE = 1 << 19
-"""Elements of one piece (2 MB in float32)."""
+import torch
+
+
+def piece_elements(device: torch.device) -> int:
+    """Elements to work on at a time.
+
+    On a CPU 2 MB in float32, so that a handful of tensors of that size share the last-level cache
+    (fastest of 2^17 to 2^24 elements on a two-core EPYC, up to 3 times); elsewhere as many as
+    memory allows, since launches cost more than traffic.
+    """
+    return 1 << (19 if device.type == "cpu" else 26)
 
 
 def pieces(
-    batch: int, grid: Sequence[int], channel: int, *, split_rows: bool
+    batch: int, grid: Sequence[int], channel: int, device: torch.device, *, split_rows: bool
 ) -> Iterator[tuple[slice, slice]]:
     """Slices of the batch and of the grid's first axis; whole grids unless `split_rows`."""
+    limit = piece_elements(device)
     row = math.prod(grid[1:]) * channel
-    rows = min(grid[0], max(1, PIECE // row)) if split_rows else grid[0]
-    images = max(1, PIECE // (grid[0] * row)) if rows == grid[0] else 1
+    rows = min(grid[0], max(1, limit // row)) if split_rows else grid[0]
+    images = max(1, limit // (grid[0] * row)) if rows == grid[0] else 1
     for image in range(0, batch, images):
         for start in range(0, grid[0], rows):
             yield (

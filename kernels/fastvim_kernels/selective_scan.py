@@ -8,9 +8,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-CHUNK = 1 << 20
-"""State elements computed at a time: 4 MB, so that a chunk's tensors share the last-level cache
-(fastest of 2^18 to 2^24 on a two-core EPYC)."""
+from fastvim_kernels.pieces import piece_elements
 
 
 def selective_scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
@@ -24,9 +22,10 @@ def selective_scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Te
 
     Returns y, shape and dtype of `u`; the arithmetic is float32.
     """
-    u_, dt_, b_, c_ = (_step_major(v.float()) for v in (u, dt, B, C))
-    y = _Scan.apply(u_, dt_, A.float().mT.contiguous().unsqueeze(1), b_, c_)
-    return _step_major_inverse(y).to(u.dtype)
+    with torch.autocast(u.device.type, enabled=False):
+        steps = [_step_major(v.float()) for v in (u, dt, B, C)]
+        rates = A.float().mT.unsqueeze(1).contiguous()
+        return _step_major_inverse(_Scan.apply(*steps, rates)).to(u.dtype)
 
 
 def _step_major(v: Tensor) -> Tensor:
@@ -49,7 +48,7 @@ class _Scan(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+    def forward(ctx: Any, u: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor) -> Tensor:
         y = torch.empty_like(u)
         h = u.new_zeros(*u.shape[1:3], *A.shape[2:])
         chunks = _chunks(u, A)
@@ -69,7 +68,7 @@ class _Scan(Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, ...]:
         u, dt, A, B, C, *starts = ctx.saved_tensors
         du, ddt, dB, dC = (torch.empty_like(v) for v in (u, dt, B, C))
-        dA = torch.zeros_like(A)
+        dA = torch.zeros_like(starts[0])  # summed over the batch at the end
         chunks = _chunks(u, A)
         buffers = _buffers(3, chunks, starts[0])
         carried = torch.zeros_like(starts[0])  # gradient of the state after the chunk
@@ -88,15 +87,16 @@ class _Scan(Function):
             exponent = decay.mul_(dh)  # from here on the gradient of dt * A
             exponent[0].mul_(h)
             exponent[1:].mul_(states[:-1])
-            dA += torch.mul(exponent, dt[chunk].unsqueeze(-2), out=dh).sum(2, keepdim=True).sum(0)
+            for t, step in enumerate(dt[chunk]):
+                dA.addcmul_(exponent[t], step.unsqueeze(-2))
             ddt[chunk] = exponent.mul_(A).sum(-2).addcmul_(dfed, u[chunk])
             du[chunk] = dfed * dt[chunk]
-        return du, ddt, dA, dB, dC
+        return du, ddt, dB, dC, dA.sum(1, keepdim=True)
 
 
 def _chunks(u: Tensor, A: Tensor) -> list[slice]:
     """Steps that fit in one chunk."""
-    steps = max(1, CHUNK // (u[0].numel() * A.shape[-2]))
+    steps = max(1, piece_elements(u.device) // (u[0].numel() * A.shape[-2]))
     return [slice(start, min(start + steps, len(u))) for start in range(0, len(u), steps)]
 
 

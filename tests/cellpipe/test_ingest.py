@@ -18,6 +18,7 @@ from cellpipe.errors import CellpipeDataError, CellpipeValueError
 from cellpipe.files import read_table_metadata
 from cellpipe.ingest import ingest
 from cellpipe.plate import Plate
+from cellpipe.platemap import PlatemapColumns
 
 CHANNELS = {"1": "DNA", "2": "ER"}
 FIELDS = [("A01", 1), ("A01", 2), ("B02", 1), ("B02", 2)]
@@ -288,7 +289,7 @@ def test_wrong_platemap_stops_before_any_pixel_is_read(source):
         run(source, platemap=platemap)
     assert plate.path.exists()
     with pytest.raises(CellpipeValueError, match="give `platemap`"):
-        run(source, pert_types={"0": "trt"})
+        run(source, platemap_columns=PlatemapColumns(pert_name="dose"))
 
 
 def test_pyramid_and_display(tmp_path):

@@ -10,6 +10,7 @@ import tifffile
 from cellpipe import schema
 from cellpipe.ingest import ingest
 from cellpipe.plate import Plate
+from cellpipe.platemap import PlatemapColumns
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 JUMP_CHANNELS = ("Mito", "AGP", "RNA", "ER", "DNA", "HighZBF", "LowZBF", "Brightfield")
@@ -70,7 +71,7 @@ def test_load_data_of_which_one_site_is_here(tmp_path):
         folder / "loaddata" / "BR00143976_concatenated_with_illum.EXCERPT.csv",
         image_root=folder / "pediatric_cancer_atlas_profiling" / "images" / "orig",
         platemap=folder / "metadata" / "platemaps" / "Barcode_platemap_pilot_data.csv",
-        platemap_columns={"pert_name": "cell_line"},
+        platemap_columns=PlatemapColumns(pert_name="cell_line"),
     )
     assert list(plate.sites["image"]) == ["C/03/3"]
     assert plate.sites[schema.PERT_NAME].tolist() == ["DAOY"]
@@ -90,8 +91,11 @@ def test_translocation_plate(tmp_path):
         channels={"1": "GFP", "2": "DNA"},
         file_pattern=r"Channel(?P<channel>[12])-\d+-(?P<row>[A-H])-(?P<column>\d+)\.tif",
         platemap=folder / "1049_Metadata.csv",
-        platemap_columns={"pert_name": "SBS_Doses", "pert_type": "SBS_Controls"},
-        pert_types={"-1": "negcon", "1": "poscon", "0": "trt"},
+        platemap_columns=PlatemapColumns(
+            pert_name="SBS_Doses",
+            pert_type="SBS_Controls",
+            types={"-1": "negcon", "1": "poscon", "0": "trt"},
+        ),
     )
     assert quarantine.empty
     assert plate.channels == ("GFP", "DNA")
@@ -112,8 +116,9 @@ def test_fields_that_are_not_square(tmp_path):
         file_pattern=r"(?P<well>[A-H]\d+)_01_\d_(?P<site>\d+)_(?P<channel>DAPI|GFP|RFP)_001\.tif",
         channels={"DAPI": "DNA", "GFP": "ER", "RFP": "Actin"},
         platemap=folder / "metadata" / "barcode_platemap.csv",
-        platemap_columns={"pert_name": "genotype", "pert_type": "genotype"},
-        pert_types={"WT": "negcon", "Null": "trt"},
+        platemap_columns=PlatemapColumns(
+            pert_name="genotype", pert_type="genotype", types={"WT": "negcon", "Null": "trt"}
+        ),
     )
     assert quarantine.empty
     sites = plate.sites[[schema.WELL, schema.SITE, schema.PERT_TYPE]].to_numpy().tolist()

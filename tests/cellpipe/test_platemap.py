@@ -5,7 +5,7 @@ import pytest
 
 from cellpipe import schema
 from cellpipe.errors import CellpipeDataError, CellpipeValueError
-from cellpipe.platemap import EMPTY_JCP2022, read_platemap
+from cellpipe.platemap import EMPTY_JCP2022, PlatemapColumns, read_platemap
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 JUMP = DATA / "jump_target_platemaps"
@@ -110,8 +110,12 @@ def test_generic_table(tmp_path):
         tmp_path,
         text,
         name="doses.csv",
-        columns={"pert_name": "Dose", "pert_type": "Control", "target": "Control"},
-        pert_types={-1: "negcon", "0": "trt", "1": "poscon"},
+        columns=PlatemapColumns(
+            pert_name="Metadata_Dose",
+            pert_type="Control",
+            target="Control",
+            types={-1: "negcon", "0": "trt", "1": "poscon"},
+        ),
     )
     assert rows(table) == {
         "A01": ["", "0", "negcon", "", "-1"],
@@ -123,7 +127,7 @@ def test_generic_table(tmp_path):
 
 def test_named_well_column(tmp_path):
     text = "where,pert_name\nA1,x\nA2,\nB1,DMSO\n"
-    table = labels(tmp_path, text, name="map.csv", columns={"well": "where"})
+    table = labels(tmp_path, text, name="map.csv", columns=PlatemapColumns(well="where"))
     assert list(table[schema.PERT_TYPE]) == ["trt", "empty", "negcon"]
 
 
@@ -149,7 +153,11 @@ def test_barcodes_choose_the_platemap(tmp_path):
         (COMPOUND_MAP + "P24\tx\tDMSO\n", {"shape": (8, 12)}, r"wells P24 lie outside .*\(8, 12\)"),
         (COMPOUND_MAP, {"wells": ["C01", "D01"]}, "no well in common with plate P1: .*C01, D01"),
         (COMPOUND_MAP, {"wells": ["A01", "C01"]}, "lacks wells C01 of plate P1"),
-        (COMPOUND_MAP, {"columns": {"pert_name": "drug"}}, "no column 'drug', named as its pert_"),
+        (
+            COMPOUND_MAP,
+            {"columns": PlatemapColumns(pert_name="drug")},
+            "no column 'drug', named as its pert_",
+        ),
         ("well\tpert_name\tpert_type\nA01\tx\tsham\n", {"wells": ["A01"]}, "A01 is 'sham', expect"),
     ],
 )
@@ -175,16 +183,9 @@ def test_metadata_that_does_not_fit(tmp_path, text, message):
     assert str(metadata) in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"columns": {"drug": "x"}}, "pert_name, pert_type, target, well; got drug"),
-        ({"pert_types": {"0": "control"}}, "trt, negcon, poscon, empty; got control"),
-    ],
-)
-def test_wrong_options(tmp_path, options, message):
-    with pytest.raises(CellpipeValueError, match=message):
-        labels(tmp_path, **options)
+def test_unknown_type():
+    with pytest.raises(CellpipeValueError, match="trt, negcon, poscon, empty, got control"):
+        PlatemapColumns(types={"0": "control"})
 
 
 def test_missing_file(tmp_path):
@@ -254,8 +255,11 @@ def test_plates_that_are_not_jumps():
         doses,
         plate="SBS",
         wells=["A01", "A12", "H12"],
-        columns={"pert_name": "SBS_Doses", "pert_type": "SBS_Controls"},
-        pert_types={"-1": "negcon", "1": "poscon", "0": "trt"},
+        columns=PlatemapColumns(
+            pert_name="SBS_Doses",
+            pert_type="SBS_Controls",
+            types={"-1": "negcon", "1": "poscon", "0": "trt"},
+        ),
     )
     assert list(table.loc[["A01", "A12", "H12"], schema.PERT_TYPE]) == [
         *("negcon", "poscon", "negcon")
@@ -264,7 +268,7 @@ def test_plates_that_are_not_jumps():
         real(DATA / "nf1_cellpainting_plate2" / "metadata" / "barcode_platemap.csv"),
         plate="Plate_2_nf1_analysis",
         wells=["B07", "D06", "D07"],
-        columns={"pert_name": "genotype"},
+        columns=PlatemapColumns(pert_name="genotype"),
     )
     assert list(nf1.loc[["B07", "D06", "D07"], schema.PERT_NAME]) == ["Null", "WT", "Null"]
     seeded = read_platemap(
@@ -272,7 +276,7 @@ def test_plates_that_are_not_jumps():
         / "Barcode_platemap_pilot_data.csv",
         plate="BR00143976",
         wells=["C03"],
-        columns={"pert_name": "cell_line"},
+        columns=PlatemapColumns(pert_name="cell_line"),
     )
     assert seeded.loc["C03", schema.PERT_NAME] == "DAOY"
     assert seeded.loc["C03", "Metadata_seeding_density"] == "1000"

@@ -1,0 +1,45 @@
+"""expand_norm_gate against float64 arithmetic with explicit repeats."""
+
+import importlib
+
+import pytest
+import torch
+from fastvim_kernels import expand_norm_gate
+
+GRID = (3, 4, 2)
+
+
+def expected(y, skipped, z, weight, bias, pool):
+    batch, *grid, channel = z.shape
+    kept = [size for axis, size in enumerate(grid) if axis not in pool]
+    full = y.reshape(2, batch, *kept, channel)
+    for axis in sorted(pool):
+        full = full.unsqueeze(axis + 2).repeat_interleave(grid[axis], axis + 2)
+    out = (full[0] + full[1] + skipped) / 2
+    if weight is not None:
+        out = out - out.mean(-1, keepdim=True)
+        out = out / (out.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * weight + bias
+    return out * z / (1 + torch.exp(-z))
+
+
+@pytest.mark.parametrize("piece", [1 << 19, 70], ids=["whole", "pieces"])
+@pytest.mark.parametrize("normed", [True, False])
+@pytest.mark.parametrize("pool", [(), (0,), (1,), (2,), (0, 1), (1, 2)])
+def test_matches_float64(monkeypatch, piece, normed, pool):
+    module = importlib.import_module("fastvim_kernels.pieces")
+    monkeypatch.setattr(module, "piece_elements", lambda device: piece)
+    torch.manual_seed(0)
+    batch, channel = 3, 8
+    steps = torch.Size(size for axis, size in enumerate(GRID) if axis not in pool).numel()
+    shapes = [(2, batch, steps, channel), (batch, *GRID, channel), (batch, *GRID, channel)]
+    arguments = [torch.randn(shape).requires_grad_() for shape in shapes]
+    arguments += [torch.randn(channel).requires_grad_() if normed else None for _ in range(2)]
+    exact = [None if v is None else v.detach().double().requires_grad_() for v in arguments]
+    out, truth = expand_norm_gate(*arguments, pool), expected(*exact, pool)
+    seed = torch.randn_like(out)
+    out.backward(seed)
+    truth.backward(seed.double())
+    assert (out - truth).abs().max() < 1e-5 * truth.abs().max()
+    for got, want in zip(arguments, exact, strict=True):
+        if want is not None:
+            assert (got.grad - want.grad).abs().max() < 1e-5 * want.grad.abs().max()

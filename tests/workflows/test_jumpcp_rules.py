@@ -1,0 +1,110 @@
+"""The workflow without running it: lint, dry runs, configuration."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+def snakemake(*arguments, folder=ROOT):
+    return subprocess.run(
+        ["snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
+        + [str(argument) for argument in arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def planned(run):
+    """Names of the rules in a dry run's table of jobs."""
+    assert run.returncode == 0, run.stderr + run.stdout
+    lines = (run.stdout + run.stderr).splitlines()
+    return {line.split()[0] for line in lines if line.startswith("jumpcp_")}
+
+
+def configured(tmp_path, **changes):
+    config = yaml.safe_load((ROOT / "config" / "jumpcp.yaml").read_text())
+    config["jumpcp"] |= changes
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def test_lint_is_clean():
+    run = snakemake("--lint")
+    assert run.returncode == 0
+    assert "good condition" in run.stdout + run.stderr
+
+
+def test_every_job_logs_is_measured_and_has_threads():
+    for file in (ROOT / "workflows" / "jumpcp" / "rules").glob("*.smk"):
+        rules = file.read_text().split("\nrule ")[1:] or (
+            [file.read_text()] if file.read_text().startswith("rule ") else []
+        )
+        for rule in rules:
+            for directive in ("log:", "benchmark:", "threads:", "shell:"):
+                assert directive in rule, f"{file.name}: {rule.splitlines()[0]} lacks {directive}"
+
+
+def test_train_plans_every_stage(tmp_path):
+    rules = planned(snakemake("-n", "jumpcp_train", folder=tmp_path))
+    stages = ["simulate", "ingest_plate", "illumination", "segment", "crops", "split"]
+    stages += ["train_model", "embed_plate", "profile", "evaluate", "report"]
+    assert {f"jumpcp_{stage}" for stage in stages} <= rules
+
+
+def test_ingest_stops_after_ingest(tmp_path):
+    rules = planned(snakemake("-n", "jumpcp_ingest", folder=tmp_path))
+    assert rules == {"jumpcp_simulate", "jumpcp_ingest_plate", "jumpcp_ingest"}
+
+
+@pytest.mark.parametrize(("mode", "segments"), [("cells", True), ("fields", False)])
+def test_embed_never_trains(tmp_path, mode, segments):
+    config = configured(tmp_path, embed={"checkpoint": "some/model", "mode": mode})
+    run = snakemake(
+        "-n", "--configfile", config, "--", "jumpcp_embed", folder=tmp_path
+    )
+    rules = planned(run)
+    assert "jumpcp_train_model" not in rules
+    assert f"jumpcp_embed_{mode}_by_checkpoint" in rules
+    assert ("jumpcp_segment" in rules) == segments
+
+
+def test_embed_without_a_checkpoint_says_what_is_missing(tmp_path):
+    run = snakemake("-n", "jumpcp_embed", folder=tmp_path)
+    assert run.returncode != 0
+    assert "embed.checkpoint" in run.stdout + run.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"platez": []}, "platez"),
+        ({"crops": {"size": 64}}, "size"),
+        ({"split": {"name": "wells"}}, "wells"),
+        ({"segment": {"nucleus_diameter": "15 um"}}, "nucleus_diameter"),
+        ({"plates": [{"name": "A"}]}, "source"),
+        ({"plates": [{"name": "A", "source": "x"}, {"name": "A", "source": "y"}]}, "plates"),
+    ],
+)
+def test_a_wrong_key_is_named(tmp_path, changes, named):
+    config = configured(tmp_path, **changes)
+    run = snakemake("-n", "--configfile", config, "--", "jumpcp_train", folder=tmp_path)
+    assert run.returncode != 0
+    assert named in run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "config" / "examples").glob("*.yaml")))
+def test_examples_are_valid(tmp_path, example):
+    """A dry run ends at the missing images, not at the configuration."""
+    run = snakemake("-n", "--configfile", example, "--", "jumpcp_train", folder=tmp_path)
+    output = run.stdout + run.stderr
+    assert run.returncode == 0 or "Missing input files" in output, output
+    assert "Error validating" not in output
+
+
