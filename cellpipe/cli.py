@@ -215,6 +215,9 @@ def train(
     architecture: Annotated[
         str, typer.Option(help="Name of a FastChannelVim.")
     ] = "fastchannelvim_small_patch16",
+    scale: Annotated[
+        str, typer.Option(help="Scale pixels by the statistics of each plate, or of all training.")
+    ] = "plate",
     model: Annotated[
         list[str] | None, typer.Option(help="Option of the model, `key=value`; repeat.")
     ] = None,
@@ -238,6 +241,7 @@ def train(
         output=output,
         checkpoints=checkpoints,
         architecture=architecture,
+        scale=scale,
         model_options=_values("--model", model),
         recipe_options=_values("--recipe", recipe),
         augment_options=_values("--augment", augment),

@@ -15,6 +15,7 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from cellpipe.errors import CellpipeDataError, CellpipeValueError
+from cellpipe.pixel_statistics import PixelStatistics, PixelSums
 
 CELLS_PER_SHARD = 1024
 CELLS_FILE = "cells.parquet"
@@ -22,12 +23,17 @@ CELLS_FILE = "cells.parquet"
 
 @dataclass(frozen=True)
 class CropStore:
-    """Crops of one plate: `array` (cell, channel, y, x) uint16 counts, `cells` its rows' table."""
+    """Crops of one plate.
+
+    `array` is (cell, channel, y, x) uint16 counts, `cells` the table of its rows, `statistics`
+    those of all its pixels.
+    """
 
     path: Path
     array: zarr.Array
     cells: pd.DataFrame
     channels: tuple[str, ...]
+    statistics: PixelStatistics
     pixel_size_um: float | None
 
     @classmethod
@@ -36,6 +42,8 @@ class CropStore:
         try:
             group = zarr.open_group(path, mode="r")
             array = group["crops"]
+            attributes = dict(group.attrs)
+            statistics = PixelStatistics(np.array(attributes["mean"]), np.array(attributes["std"]))
             cells = pd.read_parquet(Path(path) / CELLS_FILE)
         except (OSError, KeyError, ValueError) as error:
             raise CellpipeDataError(
@@ -46,8 +54,14 @@ class CropStore:
                 f"{path}: expected one crop a row of {CELLS_FILE} ({len(cells)}), got "
                 f"{getattr(array, 'shape', array)}. Delete it and run `cellpipe crops` again"
             )
-        channels = tuple(str(name) for name in group.attrs["channels"])  # type: ignore[union-attr]
-        return cls(Path(path), array, cells, channels, group.attrs["pixel_size_um"])  # type: ignore[arg-type]
+        return cls(
+            path=Path(path),
+            array=array,
+            cells=cells,
+            channels=tuple(attributes["channels"]),
+            statistics=statistics,
+            pixel_size_um=attributes["pixel_size_um"],
+        )
 
     def channel_indices(self, names: Sequence[str]) -> np.ndarray:
         """Positions of the named channels; raises CellpipeValueError for one that is not there."""
@@ -87,11 +101,14 @@ class CropWriter:
             compressors=BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"),
             dimension_names=("cell", "channel", "y", "x"),
         )
+        self._group = group
+        self._sums = PixelSums(len(channels))
         self._written = 0
         self._waiting: list[np.ndarray] = []
 
     def append(self, batch: np.ndarray) -> None:
         """Add crops (cell, channel, y, x); they reach the disk when a shard is full."""
+        self._sums.add(batch)
         self._waiting.append(batch)
         while sum(map(len, self._waiting)) >= CELLS_PER_SHARD:
             ready = np.concatenate(self._waiting)
@@ -99,10 +116,12 @@ class CropWriter:
             self._waiting = [ready[CELLS_PER_SHARD:]]
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what is left, and the statistics of all pixels."""
         if self._waiting:
             self._write(np.concatenate(self._waiting))
             self._waiting = []
+        statistics = self._sums.statistics()
+        self._group.attrs.update(mean=statistics.mean.tolist(), std=statistics.std.tolist())
 
     def _write(self, batch: np.ndarray) -> None:
         self.array[self._written : self._written + len(batch)] = batch

@@ -19,6 +19,7 @@ from cellpipe.corrected import CorrectedPlate
 from cellpipe.crop_store import CropStore
 from cellpipe.embedding_file import EmbeddingFile, write_embeddings
 from cellpipe.errors import CellpipeValueError
+from cellpipe.pixel_statistics import PixelStatistics, PixelSums
 from cellpipe.plate import Plate
 from cellpipe.trained_model import ChannelMatch, TrainedModel
 from fastvim.training.prefetch import prefetch
@@ -28,8 +29,10 @@ log = logging.getLogger(__name__)
 TOKENS_PER_BATCH = {"cpu": 2**16, "cuda": 2**20}
 """Tokens (channels x patches) in the first batch that is tried; halved while memory is short."""
 
+FIELDS_FOR_STATISTICS = 64
+
 Reader = Callable[[np.ndarray], np.ndarray]
-"""Rows to counts: (row,) -> (row, channel, y, x)."""
+"""Rows to scaled pixels: (row,) -> (row, channel, y, x) float32."""
 
 
 def embed(
@@ -76,15 +79,20 @@ def embed_cells(crops: Path, *, model: TrainedModel, output: Path) -> None:
     store = CropStore.open(crops)
     match = _matched(model, store.channels, str(crops))
     plate_indices = np.array(match.plate)
+    statistics = model.statistics(match, store.statistics)
     obs = store.cells.set_index("cell_id").drop(columns=["site_row", "edge"])
     _embed(
-        lambda rows: store.read(rows, plate_indices),
+        lambda rows: statistics.scale(store.read(rows, plate_indices)),
         obs,
         size=(store.array.shape[2], store.array.shape[3]),
         model=model,
         match=match,
         output=output,
-        provenance={"mode": "cells", "pixel_size_um": store.pixel_size_um},
+        provenance={
+            "mode": "cells",
+            "pixel_size_um": store.pixel_size_um,
+            "normalisation": asdict(statistics),
+        },
     )
 
 
@@ -99,17 +107,33 @@ def embed_fields(sites: Path, *, illumination: Path, model: TrainedModel, output
             f"plate {plate.name} has fields of several sizes {shapes.tolist()}, which cannot share "
             "a batch. Ingest them as plates of their own"
         )
+    statistics = model.statistics(match, _field_statistics(corrected))
     obs = plate.sites.filter(regex="^(Metadata|QC)_")
     key = plate.sites[list(schema.SITE_KEY)].astype(str).agg("__".join, axis=1)
     _embed(
-        lambda rows: np.stack([corrected.read(int(row), match.names) for row in rows]),
+        lambda rows: statistics.scale(
+            np.stack([corrected.read(int(row), match.names) for row in rows])
+        ),
         obs.set_index(pd.Index(key)),
         size=(int(shapes[0, 0]), int(shapes[0, 1])) if len(shapes) else (1, 1),
         model=model,
         match=match,
         output=output,
-        provenance={"mode": "fields", "pixel_size_um": plate.pixel_size_um},
+        provenance={
+            "mode": "fields",
+            "pixel_size_um": plate.pixel_size_um,
+            "normalisation": asdict(statistics),
+        },
     )
+
+
+def _field_statistics(corrected: CorrectedPlate) -> PixelStatistics:
+    """Statistics of a plate's pixels from fields spread over it."""
+    count = len(corrected.plate.sites)
+    sums = PixelSums(len(corrected.plate.channels))
+    for row in np.unique(np.linspace(0, count - 1, min(count, FIELDS_FOR_STATISTICS)).astype(int)):
+        sums.add(corrected.read(int(row))[None])
+    return sums.statistics()
 
 
 def _matched(model: TrainedModel, channels: tuple[str, ...], where: str) -> ChannelMatch:
@@ -151,23 +175,21 @@ def _embed(
             task = progress.add_task(f"Embedding {output.stem}", total=len(obs))
             batches = np.array_split(np.arange(len(obs)), range(batch_size, len(obs), batch_size))
             # One thread: it reads the next batch while the model works on this one.
-            for counts in prefetch(read, batches if len(obs) else [], workers=1):
-                _embed_batch(counts, model, match, file)
-                progress.advance(task, len(counts))
+            for pixels in prefetch(read, batches if len(obs) else [], workers=1):
+                _embed_batch(pixels, model, match, file)
+                progress.advance(task, len(pixels))
 
     run()
 
 
 @torch.inference_mode()
 def _embed_batch(
-    counts: np.ndarray, model: TrainedModel, match: ChannelMatch, file: EmbeddingFile
+    pixels: np.ndarray, model: TrainedModel, match: ChannelMatch, file: EmbeddingFile
 ) -> None:
     device = next(model.model.parameters()).device
-    # torch has few operations on uint16; int32 holds every count.
-    wide = counts.astype(np.int32) if counts.dtype == np.uint16 else counts
-    pixels = model.normalise(torch.from_numpy(wide).to(device), match)
+    batch = torch.from_numpy(pixels).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        pooled, per_channel = model.model.embed(pixels, list(match.model))
+        pooled, per_channel = model.model.embed(batch, list(match.model))
     file.append(pooled.float().cpu().numpy(), per_channel.float().cpu().numpy())
 
 
@@ -179,9 +201,5 @@ def _provenance(model: TrainedModel, match: ChannelMatch) -> dict[str, Any]:
         "channels": list(match.names),
         "missing_channels": list(match.missing),
         "unknown_channels": list(match.unknown),
-        "normalisation": {
-            "mean": np.asarray(model.preprocessing.mean)[list(match.model)],
-            "std": np.asarray(model.preprocessing.std)[list(match.model)],
-        },
         "versions": {name: version(name) for name in packages},
     }

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from cellpipe.augment import Augmentation
 from cellpipe.crop_store import CropStore
 from cellpipe.errors import CellpipeDataError, CellpipeValueError
+from cellpipe.pixel_statistics import PixelStatistics, PixelSums
 from cellpipe.split import Split
-from cellpipe.trained_model import Preprocessing, normalise, save_trained
+from cellpipe.trained_model import Preprocessing, save_trained
 from fastvim import FastChannelVim, create_model
 from fastvim.training import Recipe, fit
 
@@ -29,11 +30,13 @@ CELLS_FOR_STATISTICS = 2000
 class CropSamples:
     """Crops of one part of a split, over all plates, as the training engine reads them.
 
-    `where` holds (store, row) of every sample, `classes` its class index.
+    `channels` and `statistics`, one a store, pick its channels and scale its pixels; `where` holds
+    (store, row) of every sample, `classes` its class index.
     """
 
     stores: Sequence[CropStore]
     channels: Sequence[np.ndarray]
+    statistics: Sequence[PixelStatistics]
     where: np.ndarray
     classes: np.ndarray
 
@@ -41,7 +44,7 @@ class CropSamples:
         return len(self.where)
 
     def get_batch(self, indices: np.ndarray) -> dict[str, Tensor]:
-        """Counts (batch, channel, y, x) int32 and classes (batch,) int64 of the given samples."""
+        """Scaled crops (batch, channel, y, x) float32 and classes (batch,) int64."""
         where = self.where[indices]
         crops: np.ndarray | None = None
         for number, store in enumerate(self.stores):
@@ -50,9 +53,8 @@ class CropSamples:
                 continue
             read = store.read(where[places, 1], self.channels[number])
             if crops is None:
-                # torch has few operations on uint16; int32 holds every count.
-                crops = np.empty((len(indices), *read.shape[1:]), np.int32)
-            crops[places] = read
+                crops = np.empty((len(indices), *read.shape[1:]), np.float32)
+            crops[places] = self.statistics[number].scale(read)
         return {
             "crops": torch.from_numpy(crops),
             "classes": torch.from_numpy(self.classes[indices]),
@@ -66,6 +68,7 @@ def train(
     output: Path,
     checkpoints: Path,
     architecture: str = "fastchannelvim_small_patch16",
+    scale: str = "plate",
     model_options: Mapping[str, Any] | None = None,
     recipe_options: Mapping[str, Any] | None = None,
     augment_options: Mapping[str, Any] | None = None,
@@ -82,6 +85,9 @@ def train(
         The model folder; appears when training has ended.
     checkpoints
         Folder of checkpoints and curves.
+    scale
+        ``plate`` scales the pixels of every plate by its own mean and standard deviation,
+        ``training`` all plates by those of the training crops, as the published models do.
     architecture, model_options
         Name of a FastChannelVim and options of its constructor; channels, classes and image size
         come from the data.
@@ -92,14 +98,18 @@ def train(
     augmentation = _build(Augmentation, "train.augment", augment_options)
     stores = [CropStore.open(path) for path in crops]
     chosen = Split.read(split)
-    parts = {part: _samples(stores, chosen, part) for part in ("train", "val")}
+    statistics = None
+    if scale == "training":
+        statistics = _training_statistics(stores, chosen, recipe.seed)
+    elif scale != "plate":
+        raise CellpipeValueError(f"train.scale: expected 'plate' or 'training', got {scale!r}")
+    parts = {part: _samples(stores, chosen, part, statistics) for part in ("train", "val")}
     if not len(parts["train"]):
         raise CellpipeDataError(f"{split}: none of the cells in {list(map(str, crops))} train")
-    mean, std = _pixel_statistics(parts["train"], recipe.seed)
     preprocessing = Preprocessing(
         channels=stores[0].channels,
-        mean=tuple(mean.tolist()),
-        std=tuple(std.tolist()),
+        mean=tuple(statistics.mean.tolist()) if statistics else (),
+        std=tuple(statistics.std.tolist()) if statistics else (),
         labels=chosen.labels,
         size_px=stores[0].array.shape[-1],
         pixel_size_um=stores[0].pixel_size_um,
@@ -146,7 +156,10 @@ def _create(
     return model
 
 
-def _samples(stores: Sequence[CropStore], split: Split, part: str) -> CropSamples:
+def _samples(
+    stores: Sequence[CropStore], split: Split, part: str, statistics: PixelStatistics | None
+) -> CropSamples:
+    """Samples of a part, scaled by `statistics` or by each store's own."""
     channels = stores[0].channels
     for store in stores[1:]:
         if set(store.channels) != set(channels):
@@ -162,28 +175,27 @@ def _samples(stores: Sequence[CropStore], split: Split, part: str) -> CropSample
         rows = np.flatnonzero(ids.isin(chosen.index))
         where.append(np.stack([np.full(len(rows), number), rows], axis=1))
         classes.append(chosen.loc[ids.iloc[rows]].map(position).to_numpy(np.int64))
+    order = [store.channel_indices(channels) for store in stores]
+    own = [store.statistics.take(index) for store, index in zip(stores, order, strict=True)]
     return CropSamples(
         stores=stores,
-        channels=[store.channel_indices(channels) for store in stores],
+        channels=order,
+        statistics=[statistics] * len(stores) if statistics else own,
         where=np.concatenate(where),
         classes=np.concatenate(classes),
     )
 
 
-def _pixel_statistics(samples: CropSamples, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation per channel, in counts."""
-    rng = np.random.default_rng(seed)
-    chosen = rng.permutation(len(samples))[:CELLS_FOR_STATISTICS]
-    count, total, squares = 0, 0.0, 0.0
+def _training_statistics(stores: Sequence[CropStore], split: Split, seed: int) -> PixelStatistics:
+    channels = len(stores[0].channels)
+    unscaled = PixelStatistics(np.zeros(channels), np.ones(channels))
+    samples = _samples(stores, split, "train", unscaled)
+    chosen = np.random.default_rng(seed).permutation(len(samples))[:CELLS_FOR_STATISTICS]
+    sums = PixelSums(channels)
     for block in np.array_split(np.sort(chosen), max(1, len(chosen) // 100)):
-        pixels = samples.get_batch(block)["crops"].double()
-        count += pixels.numel() // pixels.shape[1]
-        total = total + pixels.sum(dim=(0, 2, 3)).numpy()
-        squares = squares + pixels.square().sum(dim=(0, 2, 3)).numpy()
-    mean = total / count
-    # A constant channel has no spread; 1 keeps it at zero instead of dividing by it.
-    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
-    return mean, np.where(std > 1e-6, std, 1.0)
+        if len(block):
+            sums.add(samples.get_batch(block)["crops"].numpy())
+    return sums.statistics()
 
 
 def _fit(
@@ -194,10 +206,8 @@ def _fit(
     preprocessing: Preprocessing,
     directory: Path,
 ) -> None:
-    mean, std = np.asarray(preprocessing.mean), np.asarray(preprocessing.std)
-
-    def prepare(batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        return {**batch, "crops": augmentation(normalise(batch["crops"], mean, std), generator)}
+    def augment(batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        return {**batch, "crops": augmentation(batch["crops"], generator)}
 
     def loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         logits = model(batch["crops"])
@@ -211,7 +221,7 @@ def _fit(
         for block in _blocks(len(samples), recipe.batch_size):
             batch = samples.get_batch(block)
             classes = batch["classes"].to(device)
-            logits = model(normalise(batch["crops"].to(device), mean, std)).float()
+            logits = model(batch["crops"].to(device)).float()
             losses += float(F.cross_entropy(logits, classes, reduction="sum"))
             right += int((logits.argmax(dim=1) == classes).sum())
         return {"loss": losses / len(samples), "accuracy": right / len(samples)}
@@ -223,7 +233,7 @@ def _fit(
         loss=loss,
         directory=directory,
         validate=validate if len(parts["val"]) else None,
-        on_batch=prepare,
+        on_batch=augment,
         identity={
             "split": preprocessing.split,
             "labels": ", ".join(preprocessing.labels),

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from cellpipe.errors import CellpipeDataError, CellpipeValueError
 from cellpipe.files import atomic_path
+from cellpipe.pixel_statistics import PixelStatistics
 from fastvim import FastChannelVim
 
 FILE = "cellpipe.json"
@@ -29,7 +29,8 @@ class Preprocessing:
     channels
         Names of the trained channels, in the order of the model's channel embeddings.
     mean, std
-        Per channel, in illumination-corrected counts, over the training crops.
+        Per channel, in illumination-corrected counts, over the training crops; empty where every
+        plate is scaled by its own statistics.
     labels
         Names of the classes, in the order of the model's outputs.
     size_px, pixel_size_um
@@ -104,13 +105,14 @@ class TrainedModel:
             unknown=tuple(name for name in available if name not in trained),
         )
 
-    def normalise(self, pixels: Tensor, match: ChannelMatch) -> Tensor:
-        """Scale (batch, channel, y, x) counts of the matched channels as in training."""
-        return normalise(
-            pixels,
-            np.asarray(self.preprocessing.mean)[list(match.model)],
-            np.asarray(self.preprocessing.std)[list(match.model)],
+    def statistics(self, match: ChannelMatch, of_plate: PixelStatistics) -> PixelStatistics:
+        """What scales the matched channels of a plate whose own statistics are `of_plate`."""
+        if not self.preprocessing.mean:
+            return of_plate.take(np.array(match.plate))
+        trained = PixelStatistics(
+            np.array(self.preprocessing.mean), np.array(self.preprocessing.std)
         )
+        return trained.take(np.array(match.model))
 
 
 def save_trained(model: FastChannelVim, preprocessing: Preprocessing, folder: Path) -> None:
@@ -119,10 +121,3 @@ def save_trained(model: FastChannelVim, preprocessing: Preprocessing, folder: Pa
         model.save_pretrained(temporary)
         (temporary / FILE).write_text(json.dumps(asdict(preprocessing), indent=2) + "\n")
 
-
-def normalise(pixels: Tensor, mean: np.ndarray, std: np.ndarray) -> Tensor:
-    """Subtract `mean` and divide by `std`, one value a channel: (batch, channel, y, x) float32."""
-    shape = (1, -1, 1, 1)
-    mean_ = torch.as_tensor(mean, dtype=torch.float32, device=pixels.device).view(shape)
-    std_ = torch.as_tensor(std, dtype=torch.float32, device=pixels.device).view(shape)
-    return (pixels.float() - mean_) / std_

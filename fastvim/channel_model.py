@@ -96,7 +96,7 @@ class FastChannelVim(Pretrained, Encoder):
         """Check `channels` against the image and the trained channels."""
         if channels is None:
             channels = range(self.in_chans)
-        index = torch.as_tensor(channels, dtype=torch.long, device=x.device)
+        index = torch.as_tensor(channels, dtype=torch.long)
         if x.ndim != 4 or x.shape[1] != len(index):
             raise ValueError(
                 f"FastChannelVim: expected images (batch, channel, height, width) with "
@@ -105,10 +105,10 @@ class FastChannelVim(Pretrained, Encoder):
             )
         if len(index) == 0 or index.min() < 0 or index.max() >= self.in_chans:
             raise IndexError(
-                f"FastChannelVim: expected channel indices in 0..{self.in_chans - 1}, "
+                f"FastChannelVim: expected at least one channel index in 0..{self.in_chans - 1}, "
                 f"got {index.tolist()}"
             )
-        return index
+        return index.to(x.device)
 
 
 def draw_channels(count: int) -> Tensor:

@@ -92,7 +92,9 @@ def test_a_full_disk_leaves_nothing(drawn_plate, tmp_path, monkeypatch):
 def test_torn_and_foreign_stores_are_refused(tmp_path, drawn_plate):
     with pytest.raises(CellpipeDataError, match="not a crop store"):
         CropStore.open(tmp_path / "nothing.zarr")
-    CropWriter(tmp_path / "torn.zarr", count=3, channels=("a",), size_px=8, pixel_size_um=None)
+    CropWriter(
+        tmp_path / "torn.zarr", count=3, channels=("a",), size_px=8, pixel_size_um=None
+    ).close()
     write_table(pd.DataFrame({"cell_id": ["x"]}), tmp_path / "torn.zarr" / "cells.parquet")
     with pytest.raises(CellpipeDataError, match="expected one crop a row"):
         CropStore.open(tmp_path / "torn.zarr")

@@ -13,7 +13,7 @@ from cellpipe.embed import embed
 from cellpipe.errors import CellpipeDataError, CellpipeValueError
 from cellpipe.files import write_table
 from cellpipe.plate import Plate
-from cellpipe.trained_model import Preprocessing, TrainedModel, normalise, save_trained
+from cellpipe.trained_model import Preprocessing, TrainedModel, save_trained
 from fastvim import create_model
 
 DIMENSION = 32
@@ -76,13 +76,13 @@ def test_channels_are_matched_by_name(cells, model, drawn_plate, caplog):
     index = [trained.preprocessing.channels.index(name) for name in names]
     counts = store.read(np.array([3, 7]), store.channel_indices(names)).astype(np.float32)
     mean, std = (np.array(getattr(trained.preprocessing, k))[index] for k in ("mean", "std"))
+    pixels = (counts - mean[:, None, None]) / std[:, None, None]
     with torch.inference_mode():
-        pooled, per_channel = trained.model.embed(
-            normalise(torch.from_numpy(counts), mean, std), index
-        )
+        pooled, per_channel = trained.model.embed(torch.from_numpy(pixels).float(), index)
     np.testing.assert_allclose(cells.X[[3, 7]], pooled, atol=1e-5)
     for place, name in enumerate(names):
-        np.testing.assert_allclose(cells.obsm[f"X_{name}"][[3, 7]], per_channel[:, place], atol=1e-5)
+        rows = cells.obsm[f"X_{name}"][[3, 7]]
+        np.testing.assert_allclose(rows, per_channel[:, place], atol=1e-5)
     assert "X_Lipids" not in cells.obsm
 
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from cellpipe import schema
-from cellpipe.crop_store import CELLS_FILE, CropWriter
+from cellpipe.crop_store import CELLS_FILE, CropStore, CropWriter
 from cellpipe.errors import CellpipeDataError, CellpipeValueError
 from cellpipe.files import write_table
+from cellpipe.pixel_statistics import PixelStatistics
 from cellpipe.split import Split, split
-from cellpipe.train import _pixel_statistics, _samples, train
+from cellpipe.train import _samples, _training_statistics, train
 from cellpipe.trained_model import TrainedModel
 
 CHANNELS = ("DNA", "ER")
@@ -98,7 +99,7 @@ def test_the_model_folder_knows_channels_labels_and_statistics(trained):
     assert model.preprocessing.channels == CHANNELS
     assert model.preprocessing.labels == ("DMSO", "alpha")
     assert model.preprocessing.split == "well"
-    assert model.preprocessing.mean == pytest.approx([500, 450], rel=0.05)
+    assert model.preprocessing.mean == ()
     assert model.model.num_classes == 2
     described = json.loads((trained / "model" / "cellpipe.json").read_text())
     assert described["pixel_size_um"] == 0.6
@@ -106,19 +107,34 @@ def test_the_model_folder_knows_channels_labels_and_statistics(trained):
 
 def test_channels_are_matched_by_name_across_plates(plates):
     folder, _ = plates
-    from cellpipe.crop_store import CropStore
-
     stores = [CropStore.open(folder / f"{name}.crops.zarr") for name in ("P1", "P2")]
-    samples = _samples(stores, Split.read(folder / "split.csv"), "train")
+    chosen = Split.read(folder / "split.csv")
+    unscaled = PixelStatistics(np.zeros(2), np.ones(2))
+    samples = _samples(stores, chosen, "train", unscaled)
     batch = samples.get_batch(np.arange(len(samples)))
-    means = batch["crops"].float().mean(dim=(2, 3))
+    means = batch["crops"].mean(dim=(2, 3))
     assert float((means[:, 0] - 500).abs().max()) < 10
     er_by_class = torch.where(batch["classes"] == 1, 600.0, 300.0)
     assert float((means[:, 1] - er_by_class).abs().max()) < 10
-    mean, std = _pixel_statistics(samples, seed=0)
+    statistics = _training_statistics(stores, chosen, seed=0)
     pixels = batch["crops"].double().transpose(0, 1).flatten(1)
-    np.testing.assert_allclose(mean, pixels.mean(1), rtol=1e-6)
-    np.testing.assert_allclose(std, pixels.std(1, unbiased=False), rtol=1e-6)
+    np.testing.assert_allclose(statistics.mean, pixels.mean(1), rtol=1e-6)
+    np.testing.assert_allclose(statistics.std, pixels.std(1, unbiased=False), rtol=1e-6)
+
+
+def test_each_plate_is_scaled_by_its_own_pixels(plates, tmp_path):
+    folder, stores = plates
+    cells = [CropStore.open(store) for store in stores]
+    samples = _samples(cells, Split.read(folder / "split.csv"), "train", None)
+    for number, store in enumerate(cells):
+        rows = np.flatnonzero(samples.where[:, 0] == number)
+        scaled = samples.get_batch(rows)["crops"].numpy()
+        raw = store.read(samples.where[rows, 1], samples.channels[number])
+        own = store.statistics.take(samples.channels[number])
+        np.testing.assert_allclose(scaled, own.scale(raw))
+        everything = store.array[:].astype(float)
+        np.testing.assert_allclose(store.statistics.mean, everything.mean(axis=(0, 2, 3)))
+        np.testing.assert_allclose(store.statistics.std, everything.std(axis=(0, 2, 3)))
 
 
 def test_a_finished_run_is_not_trained_again(trained, plates):
@@ -135,6 +151,20 @@ def test_a_finished_run_is_not_trained_again(trained, plates):
     assert len(pd.read_csv(folder / "run" / "validation.csv")) == 6
 
 
+def test_scaling_by_the_training_crops_is_saved(plates, tmp_path):
+    folder, stores = plates
+    train(
+        stores,
+        split=folder / "split.csv",
+        output=tmp_path / "model",
+        checkpoints=tmp_path / "run",
+        scale="training",
+        **{**MICRO, "recipe_options": {"epochs": 1, "warmup_epochs": 0, "batch_size": 64}},
+    )
+    preprocessing = TrainedModel.load(tmp_path / "model").preprocessing
+    assert preprocessing.mean == pytest.approx([500, 450], rel=0.05)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -143,6 +173,7 @@ def test_a_finished_run_is_not_trained_again(trained, plates):
         ({"augment_options": {"holess": 3}}, r"train.augment: .*'holess'"),
         ({"architecture": "fastchannelvim_mikro"}, r"fastchannelvim_micro_patch8"),
         ({"model_options": {"depht": 2}}, r"train.model.*'depht'"),
+        ({"scale": "cell"}, r"train.scale: expected .*'cell'"),
     ],
 )
 def test_wrong_options_are_named(plates, tmp_path, options, message):

@@ -54,7 +54,9 @@ def mix(tokens, visits, group_of, weights, method):
             value = weights[f"{conv}.bias"].copy()
             for k in range(TAPS):
                 if t - (TAPS - 1) + k >= 0:
-                    value += weights[f"{conv}.weight"][:, 0, k] * xz[walk[t - (TAPS - 1) + k]][:inner]
+                    value += (
+                        weights[f"{conv}.weight"][:, 0, k] * xz[walk[t - (TAPS - 1) + k]][:inner]
+                    )
             u[place] = silu(value)
             groups.setdefault(group_of(place), []).append(u[place])
         h, y = np.zeros((inner, STATE)), {}
@@ -256,7 +258,7 @@ def test_initialisation_treats_both_directions_alike():
         ((3, 12, 8), [0, 1, 2], ValueError, "batch, channel, height, width"),
         ((1, 2, 12, 8), [0, 4], IndexError, r"0\.\.3, got \[0, 4\]"),
         ((1, 2, 12, 8), [0, -1], IndexError, r"0\.\.3, got \[0, -1\]"),
-        ((1, 0, 12, 8), [], ValueError, "at least one"),
+        ((1, 0, 12, 8), [], IndexError, r"at least one .* got \[\]"),
     ],
 )
 def test_channel_errors(shape, channels, error, message):
@@ -265,7 +267,7 @@ def test_channel_errors(shape, channels, error, message):
 
 
 def test_option_errors():
-    with pytest.raises(ValueError, match="scan_order: expected one of .* got 'rowwise'"):
+    with pytest.raises(ValueError, match=r"scan_order: expected one of .* got 'rowwise'"):
         small(scan_order="rowwise")
-    with pytest.raises(ValueError, match="collapse_method: expected .* got 'sum'"):
+    with pytest.raises(ValueError, match=r"collapse_method: expected .* got 'sum'"):
         small(collapse_method="sum")

@@ -36,9 +36,11 @@ def test_list_models():
 
 
 def test_unknown_name_lists_near_matches():
-    with pytest.raises(ValueError, match=r"'fastchannelvim_smal_patch8'.*fastchannelvim_small_patch8"):
+    with pytest.raises(
+        ValueError, match=r"'fastchannelvim_smal_patch8'.*fastchannelvim_small_patch8"
+    ):
         create_model("fastchannelvim_smal_patch8")
-    with pytest.raises(ValueError, match="Known models: .*fastvim_tiny_patch16_224"):
+    with pytest.raises(ValueError, match=r"Known models: .*fastvim_tiny_patch16_224"):
         create_model("resnet")
 
 

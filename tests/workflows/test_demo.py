@@ -9,12 +9,11 @@ import pandas as pd
 import pytest
 import scanpy
 import yaml
+from workflows.conftest import ROOT, Run, snakemake
 
 from cellpipe import schema
 from cellpipe.illumination import Illumination
 from cellpipe.plate import Plate
-
-from workflows.conftest import ROOT, Run, snakemake
 
 pytestmark = pytest.mark.slow
 

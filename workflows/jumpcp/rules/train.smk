@@ -13,6 +13,7 @@ rule train_model:
     params:
         checkpoints=f"{OUT}/checkpoints",
         architecture=config["train"]["architecture"],
+        scale=config["train"]["scale"],
         model=option_list("model", config["train"]["model"]),
         recipe=option_list("recipe", config["train"]["recipe"]),
         augment=option_list("augment", config["train"]["augment"]),
@@ -21,5 +22,5 @@ rule train_model:
         " --split {input.split:q}"
         " --output {output:q}"
         " --checkpoints {params.checkpoints:q}"
-        " --architecture {params.architecture:q}"
+        " --architecture {params.architecture:q} --scale {params.scale}"
         " {params.model} {params.recipe} {params.augment} &> {log:q}"
