@@ -8,6 +8,7 @@ stays dim.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,7 +43,7 @@ class CropStore:
         try:
             group = zarr.open_group(path, mode="r")
             array = group["crops"]
-            attributes = dict(group.attrs)
+            attributes: dict[str, Any] = dict(group.attrs)
             statistics = PixelStatistics(np.array(attributes["mean"]), np.array(attributes["std"]))
             cells = pd.read_parquet(Path(path) / CELLS_FILE)
         except (OSError, KeyError, ValueError) as error:
@@ -74,7 +75,7 @@ class CropStore:
 
     def read(self, rows: np.ndarray, channel_indices: np.ndarray | None = None) -> np.ndarray:
         """Crops at `rows`, in their order: (len(rows), channel, y, x) uint16."""
-        crops = self.array.oindex[np.asarray(rows)]
+        crops = np.asarray(self.array.oindex[np.asarray(rows)])
         return crops if channel_indices is None else crops[:, channel_indices]
 
 

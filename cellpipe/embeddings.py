@@ -1,6 +1,7 @@
 """Reading embeddings block by block: a plate's cells need not fit into memory."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from anndata.io import read_elem
 from cellpipe import schema
 from cellpipe.embedding_file import UNS
 from cellpipe.errors import CellpipeDataError
+
+log = logging.getLogger(__name__)
 
 BLOCK = 8192
 """Rows read at once; 25 MB at 768 dimensions."""
@@ -64,6 +67,21 @@ class Embeddings:
                 "Embed the plate again"
             )
         return cls(path, _only_plate(path, obs), obs, features, provenance)
+
+    @classmethod
+    def open_plates(cls, paths: Sequence[Path]) -> "list[Embeddings]":
+        """Open the files of several plates; one without a single cell is named and left out."""
+        files = [cls.open(path) for path in paths]
+        for file in files:
+            if file.obs.empty:
+                log.warning("%s holds no cells; the plate is left out", file.path)
+        filled = [file for file in files if not file.obs.empty]
+        if not filled:
+            raise CellpipeDataError(
+                f"expected embeddings of at least one cell, got none in {list(map(str, paths))}. "
+                "Look at the quarantine and cell tables of the plates"
+            )
+        return filled
 
     def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
         """Yield (rows, X of these rows), front to back, (row, dimension) float32."""

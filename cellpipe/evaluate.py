@@ -78,9 +78,7 @@ def evaluate(
     CellpipeDataError
         If embeddings, wells, split and model do not belong together.
     """
-    files = [Embeddings.open(path) for path in embeddings]
-    if not files:
-        raise CellpipeValueError("evaluate: expected at least one embeddings file, got none")
+    files = Embeddings.open_plates(embeddings)
     dealt = Split.read(split)
     head = Head.read(model)
     head.check(files, dealt)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ngio import Channel
 
 from cellpipe.errors import CellpipeDataError
 from cellpipe.files import atomic_path
@@ -113,8 +114,9 @@ def write_field(task: FieldFiles, *, store: Path, pixel_size_um: float | None) -
             write_image(
                 temporary,
                 np.stack([image.astype(np.uint16) for image in images.values()]),
+                name=task.image,
                 pixel_size_um=pixel_size_um,
-                ome={"omero": {"channels": _display(images)}},
+                channels=_display(images),
                 attributes={RECORD: {"made_from": made_from, **measured}},
             )
     except OSError as error:
@@ -194,7 +196,7 @@ def _fingerprint(task: FieldFiles) -> list[list[Any]]:
     return [[channel, name, stat.st_size, stat.st_mtime_ns] for channel, name, stat in facts]
 
 
-def _display(images: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+def _display(images: Mapping[str, np.ndarray]) -> list[Channel]:
     """How viewers show the channels: label, fixed colour, and the range of all but 0.2 %."""
     channels = []
     for position, (name, image) in enumerate(images.items()):
@@ -202,8 +204,9 @@ def _display(images: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
         if name.lower().startswith("brightfield") or name.upper().endswith("BF"):
             colour = BRIGHTFIELD_COLOUR
         # Every fourth pixel of every fourth row says the same as all of them.
-        start, end = np.percentile(image[::4, ::4], (0.1, 99.9))
-        window = {"min": 0, "max": int(np.iinfo(image.dtype).max)}
-        window |= {"start": int(start), "end": max(int(end), int(start) + 1)}
-        channels.append({"label": name, "color": colour, "window": window, "active": True})
+        low, high = np.percentile(image[::4, ::4], (0.1, 99.9))
+        start, end = int(low), max(int(high), int(low) + 1)
+        channels.append(
+            Channel.default_init(name, color=colour, start=start, end=end, data_type=image.dtype)
+        )
     return channels

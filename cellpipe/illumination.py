@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.progress import track
@@ -54,7 +55,7 @@ class Illumination:
     def save(self, path: Path) -> None:
         """Write an ``.npz`` with one float32 array a channel and the offset."""
         # A prefix keeps channel names apart from the offset, whatever they are.
-        arrays = {f"flatfield/{name}": array for name, array in self.flatfield.items()}
+        arrays: dict[str, Any] = {f"flatfield/{name}": a for name, a in self.flatfield.items()}
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, offset=np.float32(self.offset), **arrays)
 

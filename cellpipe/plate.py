@@ -12,7 +12,6 @@ import pandas as pd
 from cellpipe import schema
 from cellpipe.errors import CellpipeDataError, CellpipeValueError
 from cellpipe.files import atomic_path, read_table_metadata
-from cellpipe.ngff import VERSION, set_attributes, write_label_image
 from cellpipe.ngff_field import Field, open_field, read_attributes
 
 FOREIGN_LAYOUT = "omezarr"
@@ -105,6 +104,9 @@ class Plate:
 
         It becomes ``<label_root>/<image>/labels/<name>``, OME-Zarr 0.5; 0 is background.
         """
+        # Imported here, since ngio takes longer to import than all that reading needs.
+        from cellpipe.ngff import VERSION, set_attributes, write_label_image
+
         expected = int(self.sites["height"].iloc[row]), int(self.sites["width"].iloc[row])
         if labels.shape != expected or labels.dtype != np.uint32:
             raise CellpipeValueError(
@@ -113,7 +115,7 @@ class Plate:
             )
         group = self._labels_group(row)
         with atomic_path(group / name) as temporary:
-            write_label_image(temporary, labels, pixel_size_um=self.pixel_size_um)
+            write_label_image(temporary, labels, name=name, pixel_size_um=self.pixel_size_um)
         known = (read_attributes(group) or {}).get("labels", [])
         names = known if name in known else [*known, name]
         set_attributes(group, {"ome": {"version": VERSION, "labels": names}})

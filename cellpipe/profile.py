@@ -72,7 +72,7 @@ def profile(
     CellpipeDataError
         If a plate has fewer than two wells of negative controls, or files differ in model.
     """
-    files = [Embeddings.open(path) for path in embeddings]
+    files = Embeddings.open_plates(embeddings)
     _check_same_model(files)
     plates = [_profile_plate(file, perturbation) for file in track(files, "Profiling")]
     table = pd.concat([plate for plate, _ in plates]).fillna(_missing_text([p for p, _ in plates]))

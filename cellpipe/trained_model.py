@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,10 +76,10 @@ class TrainedModel:
     def load(cls, folder: Path, device: str | torch.device = "cpu") -> "TrainedModel":
         """Read a model folder; raises CellpipeDataError when it is not one."""
         try:
-            described = json.loads((folder / FILE).read_text())
-            preprocessing = Preprocessing(
-                **{k: tuple(v) if isinstance(v, list) else v for k, v in described.items()}
-            )
+            described: dict[str, Any] = json.loads((folder / FILE).read_text())
+            for key, value in described.items():
+                described[key] = tuple(value) if isinstance(value, list) else value
+            preprocessing = Preprocessing(**described)
             model = FastChannelVim.from_pretrained(folder)
             digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
         except (OSError, TypeError, ValueError) as error:
@@ -120,4 +121,3 @@ def save_trained(model: FastChannelVim, preprocessing: Preprocessing, folder: Pa
     with atomic_path(folder) as temporary:
         model.save_pretrained(temporary)
         (temporary / FILE).write_text(json.dumps(asdict(preprocessing), indent=2) + "\n")
-

@@ -70,7 +70,7 @@ class Mixer(nn.Module):
         """Mix tokens: (batch, row, column, channel, dim) to the same shape."""
         order = [axis + 1 for axis in self.traversal.order]
         pool = self.traversal.pool
-        hidden = hidden.permute(0, *order, 4)
+        hidden = hidden.permute(0, *order, 4).contiguous()
         # two products rather than one, so that each half is contiguous
         x, z = (F.linear(hidden, half) for half in self.in_proj.weight.chunk(2))
         pooled, skipped = conv_pool(

@@ -14,7 +14,6 @@ from matplotlib.ticker import MaxNLocator
 from cellpipe import schema
 from cellpipe.baselines import intensity_columns
 from cellpipe.embeddings import as_text
-from cellpipe.errors import CellpipeValueError
 from cellpipe.figures import style
 from cellpipe.profile import COUNT_CELLS
 from cellpipe.wells import FORMATS, inside, parse_well
@@ -26,15 +25,17 @@ def draw_plate_map(wells: Path, *, plate: str, output: Path, metrics: Path | Non
     Parameters
     ----------
     wells
-        Well profiles of `cellpipe profile`; `plate` is one of theirs.
+        Well profiles of `cellpipe profile`; a plate that is not among them had no cells, and the
+        figure says so.
     metrics
         ``metrics.json`` of `cellpipe evaluate`; adds the normalised average precision of the wells
         (1 where a well finds all its replicates before any control, 0 for a random order).
     """
     obs = as_text(anndata.read_h5ad(wells, backed="r").obs)
-    known = sorted(set(obs[schema.PLATE]))
-    if plate not in known:
-        raise CellpipeValueError(f"plate map: no plate {plate!r} in {wells}; it has {known}")
+    if plate not in set(obs[schema.PLATE]):
+        with style.figure(6.2, 3, output) as figure:
+            figure.suptitle(f"Plate {plate}: no cells")
+        return
     obs = obs[obs[schema.PLATE] == plate].set_index(schema.WELL)
     panels = {
         title: obs[column]

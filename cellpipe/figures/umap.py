@@ -34,7 +34,7 @@ def draw_umap(
     Left by perturbation; with many, the 20 whose mean lies farthest from the controls are named.
     Right by plate, or by column of the plate where there is one plate only, which shows gradients.
     """
-    files = [Embeddings.open(path) for path in embeddings]
+    files = Embeddings.open_plates(embeddings)
     rows = pd.concat(
         [
             file.obs[[schema.PLATE, schema.WELL, schema.PERT_TYPE, perturbation]].assign(

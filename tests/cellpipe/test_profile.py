@@ -128,14 +128,6 @@ def test_plate_without_platemap(experiment_factory: Callable[..., Any], tmp_path
         run(experiment.embeddings, tmp_path)
 
 
-def test_empty_plate(profiled: Any, tmp_path: Path) -> None:
-    path = rewrite(
-        profiled.embeddings[0], tmp_path / "P9.h5ad", keep=lambda obs: obs[schema.WELL] == "none"
-    )
-    with pytest.raises(CellpipeDataError, match=r"plate P9: .*got 0"):
-        run([path], tmp_path)
-
-
 def test_wells_without_cells_are_listed(profiled: Any, tmp_path: Path, caplog: Any) -> None:
     path = rewrite(
         profiled.embeddings[0], tmp_path / "P1.h5ad", keep=lambda obs: obs[schema.WELL] != "A02"
@@ -190,3 +182,20 @@ def test_not_an_embeddings_file(tmp_path: Path) -> None:
     (tmp_path / "x.h5ad").write_text("no")
     with pytest.raises(CellpipeDataError, match="not an embeddings file"):
         Embeddings.open(tmp_path / "x.h5ad")
+
+
+def test_a_plate_without_cells_is_left_out_and_named(experiment_factory, tmp_path, caplog):
+    experiment = experiment_factory(tmp_path / "plates")
+    filled = anndata.read_h5ad(experiment.embeddings[0])
+    empty = tmp_path / "P9.h5ad"
+    filled[:0].copy().write_h5ad(empty)
+    profile(
+        [*experiment.embeddings, empty],
+        wells=tmp_path / "wells.h5ad",
+        perturbations=tmp_path / "perturbations.h5ad",
+    )
+    assert "P9.h5ad holds no cells" in caplog.text
+    plates = set(anndata.read_h5ad(tmp_path / "wells.h5ad").obs["Metadata_Plate"])
+    assert plates == {"P1", "P2"}
+    with pytest.raises(CellpipeDataError, match="at least one cell"):
+        profile([empty], wells=tmp_path / "w.h5ad", perturbations=tmp_path / "p.h5ad")

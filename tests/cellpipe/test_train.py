@@ -69,9 +69,7 @@ def plates(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plates")
     # The second plate stores the same channels the other way round.
     stores = [draw_plate(folder, "P1"), draw_plate(folder, "P2", channels=("ER", "DNA"))]
-    split(
-        [folder / "P1.cells.parquet", folder / "P2.cells.parquet"], output=folder / "split.csv"
-    )
+    split([folder / "P1.cells.parquet", folder / "P2.cells.parquet"], output=folder / "split.csv")
     return folder, stores
 
 

@@ -3,13 +3,13 @@
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DATA = ROOT.parent / "shared" / "data"
 
 
 @dataclass(frozen=True)
@@ -19,20 +19,15 @@ class Run:
     folder: Path
     results: Path
 
-    def metrics(self) -> dict:
-        return json.loads((self.results / "metrics.json").read_text())
 
-
-def snakemake(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
+def run_snakemake(*arguments: object, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run the workflow on two cores with `folder` as the working directory."""
+    command = ["snakemake", "--cores", "2", "--snakefile", ROOT / "Snakefile"]
     return subprocess.run(
-        [
-            *("snakemake", "--cores", "2", "--snakefile", ROOT / "Snakefile"),
-            *("--directory", folder),
-            *arguments,
-        ],
+        [str(word) for word in [*command, "--directory", folder, *arguments]],
         cwd=ROOT,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        # Unless told, figures would try for a screen and libraries for every core.
+        env={**os.environ, "MPLBACKEND": "Agg"},
         capture_output=True,
         text=True,
         check=False,
@@ -40,9 +35,30 @@ def snakemake(*arguments: object, folder: Path) -> subprocess.CompletedProcess[s
 
 
 @pytest.fixture(scope="session")
+def snakemake() -> Callable[..., subprocess.CompletedProcess[str]]:
+    return run_snakemake
+
+
+@pytest.fixture(scope="session")
+def read_json() -> Callable[[Path], dict]:
+    return lambda path: json.loads(path.read_text())
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """Folder of real images; what lies in it is for each test to check."""
+    return ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The embedded default from nothing to the report, as the README's first command runs it."""
     folder = tmp_path_factory.mktemp("demo")
-    run = snakemake("jumpcp_train", folder=folder)
+    run = run_snakemake("jumpcp_train", folder=folder)
     assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-10000:]
     return Run(folder, folder / "results" / "jumpcp")

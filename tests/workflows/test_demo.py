@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 import scanpy
 import yaml
-from workflows.conftest import ROOT, Run, snakemake
 
 from cellpipe import schema
 from cellpipe.illumination import Illumination
@@ -21,15 +20,15 @@ PLATES = ("SIM0001", "SIM0002")
 STRONG = ("cytotoxol", "mitofragin", "nucleolostat", "nucleomegalin")
 
 
-def test_held_out_wells_are_classified_three_times_above_chance(demo: Run):
-    metrics = demo.metrics()
+def test_held_out_wells_are_classified_three_times_above_chance(demo, read_json):
+    metrics = read_json(demo.results / "metrics.json")
     assert metrics["split"] == "well"
     for level in ("cell", "well"):
         head = metrics["classification"]["head"]["test"][level]
         assert head["balanced_accuracy"] >= 3 * head["chance"], level
 
 
-def test_strong_perturbations_are_significant_and_controls_are_not(demo: Run):
+def test_strong_perturbations_are_significant_and_controls_are_not(demo):
     table = pd.read_csv(demo.results / "replicability.csv").set_index(schema.PERT_NAME)
     assert (table.loc[list(STRONG), "corrected_p_value"] < 0.05).all()
     held_out = table.iloc[-1]
@@ -37,7 +36,7 @@ def test_strong_perturbations_are_significant_and_controls_are_not(demo: Run):
     assert "inertamide" in table.index
 
 
-def test_nuclei_match_the_truth(demo: Run):
+def test_nuclei_match_the_truth(demo):
     truth_folder = demo.folder / "data" / "simulated" / "truth"
     hits = found = true = 0
     for name in PLATES:
@@ -56,7 +55,7 @@ def test_nuclei_match_the_truth(demo: Run):
     assert f1 >= 0.9
 
 
-def test_illumination_is_within_five_percent_of_the_truth(demo: Run):
+def test_illumination_is_within_five_percent_of_the_truth(demo):
     for name in PLATES:
         estimate = Illumination.load(demo.results / "plates" / f"{name}.illumination.npz")
         truth = np.load(
@@ -68,7 +67,7 @@ def test_illumination_is_within_five_percent_of_the_truth(demo: Run):
             assert worst < 0.05, f"{name} {channel}: {worst:.3f}"
 
 
-def test_scanpy_reads_and_plots_the_embeddings(demo: Run):
+def test_scanpy_reads_and_plots_the_embeddings(demo):
     cells = scanpy.read_h5ad(demo.results / "embeddings" / "SIM0001.h5ad")
     assert cells.n_obs > 500
     assert {"X_fastchannelvim", "X_DNA", "X_HighZBF"} <= set(cells.obsm)
@@ -78,7 +77,7 @@ def test_scanpy_reads_and_plots_the_embeddings(demo: Run):
     scanpy.pl.umap(cells, color="Metadata_pert_name", show=False)
 
 
-def test_the_report_is_one_page_with_every_figure(demo: Run):
+def test_the_report_is_one_page_with_every_figure(demo):
     page = (demo.results / "report.html").read_text()
     for figure in ("umap", "montage", "training", "accuracy", "confusion", "replicates"):
         assert f"{figure}.png" in page
@@ -87,13 +86,13 @@ def test_the_report_is_one_page_with_every_figure(demo: Run):
         assert (demo.results / "figures" / "plate" / f"{name}.png").stat().st_size > 10_000
 
 
-def test_nothing_is_left_to_do(demo: Run):
+def test_nothing_is_left_to_do(demo, snakemake):
     again = snakemake("-n", "jumpcp_train", folder=demo.folder)
     assert "Nothing to be done" in again.stdout + again.stderr
 
 
-def test_fields_are_embedded_by_the_checkpoint_without_training(demo: Run):
-    config = yaml.safe_load((ROOT / "config" / "jumpcp.yaml").read_text())
+def test_fields_are_embedded_by_the_checkpoint_without_training(demo, root, snakemake):
+    config = yaml.safe_load((root / "config" / "jumpcp.yaml").read_text())
     config["jumpcp"]["embed"] = {"checkpoint": str(demo.results / "model"), "mode": "fields"}
     path = demo.folder / "fields.yaml"
     path.write_text(yaml.safe_dump(config))
@@ -105,7 +104,7 @@ def test_fields_are_embedded_by_the_checkpoint_without_training(demo: Run):
     assert fields.n_obs == len(Plate.open(demo.results / "plates" / "SIM0002.sites.parquet").sites)
 
 
-def test_training_resumes_after_a_kill_and_ends_with_the_same_weights(demo: Run):
+def test_training_resumes_after_a_kill_and_ends_with_the_same_weights(demo, snakemake):
     """The checkpoint folder outlives the failed job; its newest file is a step of the same run."""
     checkpoints = demo.results / "checkpoints" / "checkpoints"
     kept = sorted(checkpoints.glob("step-*.pt"))

@@ -1,23 +1,11 @@
 """The workflow without running it: lint, dry runs, configuration."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-
-
-def snakemake(*arguments, folder=ROOT):
-    return subprocess.run(
-        ["snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
-        + [str(argument) for argument in arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def planned(run):
@@ -35,7 +23,7 @@ def configured(tmp_path, **changes):
     return path
 
 
-def test_lint_is_clean():
+def test_lint_is_clean(snakemake):
     run = snakemake("--lint")
     assert run.returncode == 0
     assert "good condition" in run.stdout + run.stderr
@@ -51,31 +39,29 @@ def test_every_job_logs_is_measured_and_has_threads():
                 assert directive in rule, f"{file.name}: {rule.splitlines()[0]} lacks {directive}"
 
 
-def test_train_plans_every_stage(tmp_path):
+def test_train_plans_every_stage(snakemake, tmp_path):
     rules = planned(snakemake("-n", "jumpcp_train", folder=tmp_path))
     stages = ["simulate", "ingest_plate", "illumination", "segment", "crops", "split"]
     stages += ["train_model", "embed_plate", "profile", "evaluate", "report"]
     assert {f"jumpcp_{stage}" for stage in stages} <= rules
 
 
-def test_ingest_stops_after_ingest(tmp_path):
+def test_ingest_stops_after_ingest(snakemake, tmp_path):
     rules = planned(snakemake("-n", "jumpcp_ingest", folder=tmp_path))
     assert rules == {"jumpcp_simulate", "jumpcp_ingest_plate", "jumpcp_ingest"}
 
 
 @pytest.mark.parametrize(("mode", "segments"), [("cells", True), ("fields", False)])
-def test_embed_never_trains(tmp_path, mode, segments):
+def test_embed_never_trains(snakemake, tmp_path, mode, segments):
     config = configured(tmp_path, embed={"checkpoint": "some/model", "mode": mode})
-    run = snakemake(
-        "-n", "--configfile", config, "--", "jumpcp_embed", folder=tmp_path
-    )
+    run = snakemake("-n", "--configfile", config, "--", "jumpcp_embed", folder=tmp_path)
     rules = planned(run)
     assert "jumpcp_train_model" not in rules
     assert f"jumpcp_embed_{mode}_by_checkpoint" in rules
     assert ("jumpcp_segment" in rules) == segments
 
 
-def test_embed_without_a_checkpoint_says_what_is_missing(tmp_path):
+def test_embed_without_a_checkpoint_says_what_is_missing(snakemake, tmp_path):
     run = snakemake("-n", "jumpcp_embed", folder=tmp_path)
     assert run.returncode != 0
     assert "embed.checkpoint" in run.stdout + run.stderr
@@ -92,7 +78,7 @@ def test_embed_without_a_checkpoint_says_what_is_missing(tmp_path):
         ({"plates": [{"name": "A", "source": "x"}, {"name": "A", "source": "y"}]}, "plates"),
     ],
 )
-def test_a_wrong_key_is_named(tmp_path, changes, named):
+def test_a_wrong_key_is_named(snakemake, tmp_path, changes, named):
     config = configured(tmp_path, **changes)
     run = snakemake("-n", "--configfile", config, "--", "jumpcp_train", folder=tmp_path)
     assert run.returncode != 0
@@ -100,11 +86,9 @@ def test_a_wrong_key_is_named(tmp_path, changes, named):
 
 
 @pytest.mark.parametrize("example", sorted((ROOT / "config" / "examples").glob("*.yaml")))
-def test_examples_are_valid(tmp_path, example):
+def test_examples_are_valid(snakemake, tmp_path, example):
     """A dry run ends at the missing images, not at the configuration."""
     run = snakemake("-n", "--configfile", example, "--", "jumpcp_train", folder=tmp_path)
     output = run.stdout + run.stderr
     assert run.returncode == 0 or "Missing input files" in output, output
     assert "Error validating" not in output
-
-
