@@ -55,13 +55,13 @@ class PatchEmbed(nn.Module):
 class ChannelPatchEmbed(nn.Module):
     """One token a patch and channel: one projection for all, plus a learned channel identity."""
 
-    def __init__(self, patch: int, channels: int, dim: int) -> None:
+    def __init__(self, patch: int, channels: int, dim: int, *, channel_std: float) -> None:
         super().__init__()
         self.patch = patch
         self.proj = nn.Conv3d(1, dim, (1, patch, patch), stride=(1, patch, patch))
         self.channel_embed = nn.Embedding(channels, dim)
         lecun_normal_(self.proj)
-        nn.init.normal_(self.channel_embed.weight, std=0.02)
+        nn.init.normal_(self.channel_embed.weight, std=channel_std)
 
     def forward(self, images: Tensor, channels: Tensor) -> Tensor:
         """(batch, channel, height, width) to (batch, row, column, channel, dim)."""

@@ -6,6 +6,8 @@ from fastvim.channel_model import FastChannelVim
 from fastvim.classifier import FastVim
 from fastvim.registry import register_model
 
+MICRO = {"embed_dim": 64, "depth": 4, "img_size": 64, "channel_std": 1.0}
+
 
 @register_model
 def fastvim_tiny_patch16_224(**overrides: Any) -> FastVim:

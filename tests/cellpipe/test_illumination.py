@@ -77,9 +77,7 @@ def test_published_errors_name_file_and_shape(drawn_plate, tmp_path):
     np.save(pickled, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     for path, message in ((wrong, r"wrong.npy: expected .*\(160, 160\)"), (pickled, "pickled.npy")):
         with pytest.raises(CellpipeDataError, match=message):
-            illumination(
-                drawn_plate.sites, output=tmp_path / "flat.npz", published={"DNA": path}
-            )
+            illumination(drawn_plate.sites, output=tmp_path / "flat.npz", published={"DNA": path})
     with pytest.raises(CellpipeValueError, match=r"\['GFP'\]"):
         illumination(drawn_plate.sites, output=tmp_path / "flat.npz", published={"GFP": wrong})
     assert not (tmp_path / "flat.npz").exists()

@@ -106,8 +106,8 @@ def test_fields_are_embedded_by_the_checkpoint_without_training(demo, root, snak
 
 def test_training_resumes_after_a_kill_and_ends_with_the_same_weights(demo, snakemake):
     """The checkpoint folder outlives the failed job; its newest file is a step of the same run."""
-    checkpoints = demo.results / "checkpoints" / "checkpoints"
-    kept = sorted(checkpoints.glob("step-*.pt"))
+    (training,) = (demo.results / "checkpoints").iterdir()
+    kept = sorted((training / "checkpoints").glob("step-*.pt"))
     assert len(kept) >= 2
     weights = (demo.results / "model" / "model.safetensors").read_bytes()
     # As a kill before the last step leaves things: no model, no last checkpoint.
@@ -116,6 +116,6 @@ def test_training_resumes_after_a_kill_and_ends_with_the_same_weights(demo, snak
     run = snakemake("results/jumpcp/model", folder=demo.folder)
     assert run.returncode == 0, run.stderr[-5000:]
     assert (demo.results / "model" / "model.safetensors").read_bytes() == weights
-    steps = pd.read_csv(demo.results / "checkpoints" / "train.csv")["step"]
+    steps = pd.read_csv(training / "train.csv")["step"]
     assert steps.is_unique
     assert json.loads((demo.results / "model" / "cellpipe.json").read_text())["split"] == "well"

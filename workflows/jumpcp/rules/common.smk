@@ -1,5 +1,7 @@
 """What several rules ask: where files lie, and how configuration becomes options."""
 
+import hashlib
+import json
 import re
 import shlex
 
@@ -27,6 +29,16 @@ FIGURES = [
     ),
     *expand(f"{OUT}/figures/plate/{{plate}}.png", plate=PLATES),
 ]
+
+# A folder for each training that the configuration can describe: a killed one is found again, and
+# one with another recipe or other data never mixes with it.
+TRAINING = {
+    key: value for key, value in config.items() if key not in ("embed", "evaluate")
+}
+CHECKPOINTS = (
+    f"{OUT}/checkpoints/"
+    + hashlib.sha256(json.dumps(TRAINING, sort_keys=True).encode()).hexdigest()[:12]
+)
 
 # Files that Snakemake writes when a job ends; the throughput figure comes after all of them.
 STAGE_BENCHMARKS = [

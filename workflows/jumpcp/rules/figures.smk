@@ -78,7 +78,7 @@ rule figure_training:
         f"{OUT}/benchmarks/figure_training.tsv"
     threads: 1
     params:
-        curves=f"{OUT}/checkpoints",
+        curves=CHECKPOINTS,
     shell:
         "cellpipe figure training {params.curves:q}" " --output {output:q} &> {log:q}"
 

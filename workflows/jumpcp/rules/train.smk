@@ -11,7 +11,7 @@ rule train_model:
         f"{OUT}/benchmarks/train_model.tsv"
     threads: 16
     params:
-        checkpoints=f"{OUT}/checkpoints",
+        checkpoints=CHECKPOINTS,
         architecture=config["train"]["architecture"],
         scale=config["train"]["scale"],
         model=option_list("model", config["train"]["model"]),
