@@ -42,5 +42,10 @@ def fastchannelvim_small_patch8(**overrides: Any) -> FastChannelVim:
 @register_model
 def fastchannelvim_micro_patch8(**overrides: Any) -> FastChannelVim:
     """A small model for crops of 64 px, to train on two CPU cores."""
-    small = {"embed_dim": 64, "depth": 4, "patch_size": 8, "img_size": 64}
-    return FastChannelVim(**{**small, **overrides})
+    return FastChannelVim(**{**MICRO, "patch_size": 8, **overrides})
+
+
+@register_model
+def fastchannelvim_micro_patch16(**overrides: Any) -> FastChannelVim:
+    """The demonstration's model: a quarter of the tokens of patch 8, three times as fast."""
+    return FastChannelVim(**{**MICRO, "patch_size": 16, **overrides})

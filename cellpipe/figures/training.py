@@ -25,7 +25,7 @@ def draw_training(curves: Path, *, output: Path) -> None:
     path = curves / "validation.csv"
     validation = _read(path) if path.exists() else pd.DataFrame(columns=["step"])
     with style.figure(15, 4.6, output) as figure:
-        epochs = int(train["epoch"].iloc[-1]) + 1
+        epochs = int(train["epoch"].iloc[-1])
         figure.suptitle(f"Training, {len(train):,} steps, {epochs} epochs")
         panels = figure.subplots(1, 3)
         for axes, column in zip(panels, ("loss", "accuracy"), strict=False):

@@ -161,14 +161,14 @@ def test_dose_that_was_not_asked_for(tmp_path: Path) -> None:
 
 def write_curves(folder: Path, steps: int) -> None:
     step = np.arange(1, steps + 1)
-    train = pd.DataFrame({"step": step, "epoch": (step - 1) // 10, "loss": 1 / step, "lr": 1e-3})
+    train = pd.DataFrame({"step": step, "epoch": (step - 1) // 10 + 1, "loss": 1 / step, "lr": 1e-3})
     train.to_csv(folder / "train.csv", index=False)
 
 
 def test_training(tmp_path: Path) -> None:
     write_curves(tmp_path, 40)
     pd.DataFrame(
-        {"step": [10, 20], "epoch": [0, 1], "loss": [1, 0.5], "accuracy": [0.1, 0.625]}
+        {"step": [10, 20], "epoch": [1, 2], "loss": [1, 0.5], "accuracy": [0.1, 0.625]}
     ).to_csv(tmp_path / "validation.csv", index=False)
     figures.draw_training(tmp_path, output=tmp_path / "x.svg")
     found = texts(tmp_path / "x.svg")
