@@ -161,7 +161,8 @@ def test_dose_that_was_not_asked_for(tmp_path: Path) -> None:
 
 def write_curves(folder: Path, steps: int) -> None:
     step = np.arange(1, steps + 1)
-    train = pd.DataFrame({"step": step, "epoch": (step - 1) // 10 + 1, "loss": 1 / step, "lr": 1e-3})
+    epoch = (step - 1) // 10 + 1
+    train = pd.DataFrame({"step": step, "epoch": epoch, "loss": 1 / step, "lr": 1e-3})
     train.to_csv(folder / "train.csv", index=False)
 
 
