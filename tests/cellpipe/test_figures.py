@@ -76,13 +76,24 @@ def test_other_formats_are_refused(small: Any, tmp_path: Path) -> None:
         figures.draw_accuracy(small.folder / "metrics.json", output=tmp_path / "x.jpg")
 
 
-def test_an_older_figure_survives_a_failure(small: Any, tmp_path: Path) -> None:
+def test_an_older_figure_survives_a_failure(
+    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(28, "No space left on device")
+
     target = tmp_path / "plate.png"
     target.write_bytes(b"old")
-    with pytest.raises(CellpipeValueError, match="no plate 'P7'"):
-        figures.draw_plate_map(small.folder / "wells.h5ad", plate="P7", output=target)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    with pytest.raises(OSError, match="No space left"):
+        figures.draw_plate_map(small.folder / "wells.h5ad", plate="P1", output=target)
     assert target.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["plate.png"]
+
+
+def test_a_plate_without_cells_says_so(small: Any, tmp_path: Path) -> None:
+    figures.draw_plate_map(small.folder / "wells.h5ad", plate="P7", output=tmp_path / "p.svg")
+    assert "Plate P7: no cells" in (tmp_path / "p.svg").read_text()
 
 
 def test_png_is_drawn(small: Any, tmp_path: Path) -> None:
