@@ -126,8 +126,9 @@ def train(
         len(chosen.labels),
         len(preprocessing.channels),
     )
-    _fit(model, parts, recipe, augmentation, preprocessing, checkpoints)
-    save_trained(model, preprocessing, output)
+    # Of several processes only the main one is told where the last checkpoint lies.
+    if _fit(model, parts, recipe, augmentation, preprocessing, checkpoints) is not None:
+        save_trained(model, preprocessing, output)
 
 
 def _build(kind: type, key: str, options: Mapping[str, Any] | None) -> Any:
@@ -205,7 +206,9 @@ def _fit(
     augmentation: Augmentation,
     preprocessing: Preprocessing,
     directory: Path,
-) -> None:
+) -> Path | None:
+    """Train in place; returns the last checkpoint on the main process, None on the others."""
+
     def augment(batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         return {**batch, "crops": augmentation(batch["crops"], generator)}
 
@@ -226,7 +229,7 @@ def _fit(
             right += int((logits.argmax(dim=1) == classes).sum())
         return {"loss": losses / len(samples), "accuracy": right / len(samples)}
 
-    fit(
+    return fit(
         model,
         parts["train"],
         recipe,

@@ -1,6 +1,9 @@
 """Training on crops: what is learnt, what is written, and what wrong options say."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -198,3 +201,33 @@ def test_plates_with_other_channels_are_refused(plates, tmp_path):
             checkpoints=tmp_path / "run",
             **MICRO,
         )
+
+
+@pytest.mark.slow
+def test_two_processes_write_one_model(plates, tmp_path):
+    """Under a launcher every process runs the command; the weights are those of the whole batch."""
+    folder, stores = plates
+    options = [
+        f"--{k.split('_')[0]}={n}={v}"
+        for k in ("model_options", "recipe_options")
+        for n, v in MICRO[k].items()
+    ]
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"),
+        *("--no-python", sys.executable, "-c", "from cellpipe.cli import main; main()", "train"),
+        *map(str, stores),
+        *("--split", folder / "split.csv", "--output", tmp_path / "model"),
+        *("--checkpoints", tmp_path / "run", "--architecture", MICRO["architecture"]),
+        *options,
+    ]
+    run = subprocess.run(
+        [str(word) for word in command],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "run"]
+    assert TrainedModel.load(tmp_path / "model").model.num_classes == 2
+    assert pd.read_csv(tmp_path / "run" / "validation.csv")["accuracy"].iloc[-1] > 0.9
