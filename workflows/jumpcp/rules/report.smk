@@ -11,7 +11,9 @@ rule report:
     threads: 1
     params:
         # Snakemake writes reports of finished runs only, so this asks it for the figures' run.
+        snakefile=lambda wildcards: workflow.main_snakefile,
         configfiles=lambda wildcards: workflow.configfiles,
     shell:
-        "snakemake --configfile {params.configfiles:q}"
+        "snakemake --snakefile {params.snakefile:q}"
+        " --configfile {params.configfiles:q}"
         " --report {output:q} -- {input:q} &> {log:q}"
