@@ -4,6 +4,7 @@ Modules are imported inside the commands, so that ``cellpipe --help`` answers at
 """
 
 import errno
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -351,10 +352,16 @@ def _pairs(option: str, texts: Sequence[str] | None) -> dict[str, str]:
 
 
 def _values(option: str, texts: Sequence[str] | None) -> dict[str, object]:
-    """Pairs whose values are read as YAML scalars: numbers, true and false, else text."""
+    """Pairs whose values are JSON (1e-6, null, [0.9, 0.95]) or YAML (False, text)."""
     import yaml
 
-    return {key: yaml.safe_load(value) for key, value in _pairs(option, texts).items()}
+    values: dict[str, object] = {}
+    for key, value in _pairs(option, texts).items():
+        try:
+            values[key] = json.loads(value)
+        except json.JSONDecodeError:
+            values[key] = yaml.safe_load(value)
+    return values
 
 
 def main() -> None:

@@ -88,7 +88,7 @@ def split(
             f"split.label: no column {label!r} in the cell tables, they have {known}. "
             "Was a platemap given at ingest?"
         )
-    names = table[label].astype(str)
+    names = _class_names(table, label)
     absent = sorted(set(classes) - set(names))
     if absent:
         raise CellpipeValueError(
@@ -109,6 +109,14 @@ def split(
     else:
         part[usable] = _by_plate(chosen, rng)
     _write(output, table, label, part, {"split": name, "seed": seed, "label": label})
+
+
+def _class_names(table: pd.DataFrame, label: str) -> pd.Series:
+    """Classes of the cells; empty where a plate has none, or the well is empty by its type."""
+    names = table[label].astype(object).where(table[label].notna(), "").astype(str)
+    if schema.PERT_TYPE in table:
+        names = names.mask(table[schema.PERT_TYPE] == "empty", "")
+    return names
 
 
 def _deal(count: int, rng: np.random.Generator, *, each_part: bool) -> np.ndarray:
@@ -160,9 +168,10 @@ def _by_plate(cells: pd.DataFrame, rng: np.random.Generator) -> pd.Series:
 def _write(
     output: Path, table: pd.DataFrame, label: str, part: pd.Series, header: dict[str, object]
 ) -> None:
-    names = table[label].astype(str)
+    names = _class_names(table, label)
     used = part != "unused"
-    controls = sorted(set(names[used & (table[schema.PERT_TYPE] == schema.NEGCON)]))
+    types = table.get(schema.PERT_TYPE, pd.Series("", index=table.index))
+    controls = sorted(set(names[used & (types == schema.NEGCON)]))
     others = sorted(set(names[used]) - set(controls))
     header = {"version": VERSION, **header, "labels": [*controls, *others]}
     rows = pd.DataFrame(

@@ -1,8 +1,10 @@
 """Train a FastChannelVim on crops to tell the classes of a split apart."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,7 @@ def train(
     recipe = _build(Recipe, "train.recipe", recipe_options)
     augmentation = _build(Augmentation, "train.augment", augment_options)
     stores = [CropStore.open(path) for path in crops]
+    _check_alike(stores)
     chosen = Split.read(split)
     statistics = None
     if scale == "training":
@@ -115,6 +118,7 @@ def train(
         pixel_size_um=stores[0].pixel_size_um,
         split=chosen.name,
     )
+    identity = _identity(split, stores, augmentation, preprocessing)
     torch.manual_seed(recipe.seed)
     model = _create(architecture, model_options or {}, preprocessing)
     log.info(
@@ -127,7 +131,12 @@ def train(
         len(preprocessing.channels),
     )
     # Of several processes only the main one is told where the last checkpoint lies.
-    if _fit(model, parts, recipe, augmentation, preprocessing, checkpoints) is not None:
+    identity["model"] = json.dumps(model.options, sort_keys=True)
+    try:
+        last = _fit(model, parts, recipe, augmentation, identity, checkpoints)
+    except (ValueError, FloatingPointError) as error:
+        raise CellpipeValueError(f"train: {error}") from error
+    if last is not None:
         save_trained(model, preprocessing, output)
 
 
@@ -157,17 +166,45 @@ def _create(
     return model
 
 
+def _check_alike(stores: Sequence[CropStore]) -> None:
+    """Plates that train together show the same channels at the same scale."""
+    first = stores[0]
+    for store in stores[1:]:
+        for what, mine, theirs in (
+            ("channels", sorted(store.channels), sorted(first.channels)),
+            ("crop size", store.array.shape[-1], first.array.shape[-1]),
+            ("pixel size", store.pixel_size_um, first.pixel_size_um),
+        ):
+            if mine != theirs:
+                raise CellpipeDataError(
+                    f"{store.path}: expected the {what} of {first.path}, {theirs}, got {mine}. "
+                    "Train plates that differ in it apart"
+                )
+
+
+def _identity(
+    split: Path,
+    stores: Sequence[CropStore],
+    augmentation: Augmentation,
+    preprocessing: Preprocessing,
+) -> dict[str, str]:
+    """What makes a training this one and no other, beside recipe and shapes: data and options."""
+    data = hashlib.sha256(split.read_bytes())
+    for store in stores:
+        data.update(store.statistics.mean.tobytes() + store.statistics.std.tobytes())
+        data.update("".join(store.cells["cell_id"]).encode())
+    return {
+        "data": data.hexdigest(),
+        "preprocessing": json.dumps(asdict(preprocessing)),
+        "augmentation": repr(augmentation),
+    }
+
+
 def _samples(
     stores: Sequence[CropStore], split: Split, part: str, statistics: PixelStatistics | None
 ) -> CropSamples:
     """Samples of a part, scaled by `statistics` or by each store's own."""
     channels = stores[0].channels
-    for store in stores[1:]:
-        if set(store.channels) != set(channels):
-            raise CellpipeDataError(
-                f"{store.path}: expected the channels of {stores[0].path}, {list(channels)}, got "
-                f"{list(store.channels)}. Plates that train together need the same channels"
-            )
     chosen = split.cells[split.cells["split"] == part].set_index("cell_id")["label"]
     position = {label: index for index, label in enumerate(split.labels)}
     where, classes = [], []
@@ -204,7 +241,7 @@ def _fit(
     parts: Mapping[str, CropSamples],
     recipe: Recipe,
     augmentation: Augmentation,
-    preprocessing: Preprocessing,
+    identity: Mapping[str, str],
     directory: Path,
 ) -> Path | None:
     """Train in place; returns the last checkpoint on the main process, None on the others."""
@@ -237,13 +274,7 @@ def _fit(
         directory=directory,
         validate=validate if len(parts["val"]) else None,
         on_batch=augment,
-        identity={
-            "split": preprocessing.split,
-            "labels": ", ".join(preprocessing.labels),
-            "channels": ", ".join(preprocessing.channels),
-            "mean": repr(preprocessing.mean),
-            "augmentation": repr(augmentation),
-        },
+        identity=identity,
     )
 
 

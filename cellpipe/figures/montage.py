@@ -60,10 +60,12 @@ def draw_montage(
     perturbations
         Rows to draw; without it the controls and the first of the others, 12 rows in all.
     """
-    stores = [CropStore.open(path) for path in crops]
+    stores = [store for store in map(CropStore.open, crops) if len(store.cells)]
+    if not stores:
+        raise CellpipeDataError(f"montage: expected at least one cell, got none in {list(crops)}")
     channels = stores[0].channels
     for store in stores:
-        if store.channels != channels:
+        if set(store.channels) != set(channels):
             raise CellpipeValueError(
                 f"montage: {stores[0].path} has channels {list(channels)} and {store.path} "
                 f"{list(store.channels)}. Draw them apart"
@@ -147,12 +149,14 @@ def _choose(
     if unknown or not wanted:
         raise CellpipeDataError(f"montage: no cells of {unknown}; there are cells of {named[:20]}")
     rng = np.random.default_rng(seed)
+    channels = stores[0].channels
     rows = []
     for name in wanted:
         here = np.flatnonzero(table[perturbation] == name)
         chosen = table.iloc[rng.permutation(here)[:count]]
         crops = [
-            stores[index].read(part["row"].to_numpy()) for index, part in chosen.groupby("store")
+            stores[index].read(part["row"].to_numpy(), stores[index].channel_indices(channels))
+            for index, part in chosen.groupby("store")
         ]
         rows.append(Drawn(name, name in first, np.concatenate(crops).astype(np.float32)))
     return rows

@@ -123,3 +123,15 @@ def test_other_versions_are_refused(tmp_path):
         path.write_text(first + "\n")
         with pytest.raises(CellpipeDataError, match="expected a first line"):
             Split.read(path)
+
+
+def test_plates_without_labels_and_empty_wells_are_unused(plates, tmp_path):
+    bare = pd.read_parquet(plates[1]).drop(columns=[schema.PERT_NAME, schema.PERT_TYPE])
+    write_table(bare, tmp_path / "bare.parquet")
+    filled = pd.read_parquet(plates[0])
+    filled.loc[filled[schema.PERT_NAME] == "beta", schema.PERT_TYPE] = "empty"
+    write_table(filled, tmp_path / "filled.parquet")
+    split([tmp_path / "filled.parquet", tmp_path / "bare.parquet"], output=tmp_path / "split.csv")
+    read = Split.read(tmp_path / "split.csv")
+    assert read.labels == ("DMSO", "alpha")
+    assert set(read.cells.loc[read.cells[schema.PLATE] == "P2", "split"]) == {"unused"}

@@ -175,6 +175,7 @@ def test_scaling_by_the_training_crops_is_saved(plates, tmp_path):
         ({"architecture": "fastchannelvim_mikro"}, r"fastchannelvim_micro_patch8"),
         ({"model_options": {"depht": 2}}, r"train.model.*'depht'"),
         ({"scale": "cell"}, r"train.scale: expected .*'cell'"),
+        ({"recipe_options": {"batch_size": 4096}}, r"train: Training data: .*4096"),
     ],
 )
 def test_wrong_options_are_named(plates, tmp_path, options, message):
@@ -231,3 +232,23 @@ def test_two_processes_write_one_model(plates, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "run"]
     assert TrainedModel.load(tmp_path / "model").model.num_classes == 2
     assert pd.read_csv(tmp_path / "run" / "validation.csv")["accuracy"].iloc[-1] > 0.9
+
+
+def test_another_split_or_option_never_resumes_a_run(trained, plates, tmp_path):
+    """The same shapes and counts, but other data or another model: the run is refused."""
+    folder, stores = plates
+    split(
+        [folder / "P1.cells.parquet", folder / "P2.cells.parquet"],
+        output=tmp_path / "split.csv",
+        seed=1,
+    )
+    other = {**MICRO, "model_options": {**MICRO["model_options"], "collapse_method": "max"}}
+    for options, file in ((MICRO, tmp_path / "split.csv"), (other, folder / "split.csv")):
+        with pytest.raises(CellpipeValueError, match="another run"):
+            train(
+                stores,
+                split=file,
+                output=tmp_path / "model",
+                checkpoints=trained / "run",
+                **options,
+            )

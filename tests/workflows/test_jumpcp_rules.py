@@ -53,7 +53,9 @@ def test_ingest_stops_after_ingest(snakemake, tmp_path):
 
 @pytest.mark.parametrize(("mode", "segments"), [("cells", True), ("fields", False)])
 def test_embed_never_trains(snakemake, tmp_path, mode, segments):
-    config = configured(tmp_path, embed={"checkpoint": "some/model", "mode": mode})
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "cellpipe.json").write_text("{}")
+    config = configured(tmp_path, embed={"checkpoint": "model", "mode": mode})
     run = snakemake("-n", "--configfile", config, "--", "jumpcp_embed", folder=tmp_path)
     rules = planned(run)
     assert "jumpcp_train_model" not in rules
@@ -75,6 +77,8 @@ def test_embed_without_a_checkpoint_says_what_is_missing(snakemake, tmp_path):
         ({"split": {"name": "wells"}}, "wells"),
         ({"segment": {"nucleus_diameter": "15 um"}}, "nucleus_diameter"),
         ({"plates": [{"name": "A"}]}, "source"),
+        ({"train": {"recipe": {"epochz": 3}}}, "epochz"),
+        ({"train": {"augment": {"shift": 3}}}, "shift"),
         ({"plates": [{"name": "A", "source": "x"}, {"name": "A", "source": "y"}]}, "plates"),
     ],
 )
@@ -92,3 +96,33 @@ def test_examples_are_valid(snakemake, tmp_path, example):
     output = run.stdout + run.stderr
     assert run.returncode == 0 or "Missing input files" in output, output
     assert "Error validating" not in output
+
+
+def test_another_top_level_key_is_named(snakemake, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("jumpc: {plates: []}\n")
+    run = snakemake("-n", "--configfile", path, "--", "jumpcp_train", folder=tmp_path)
+    assert run.returncode != 0
+    assert "jumpc" in run.stdout + run.stderr
+    assert "jumpcp_simulate" not in run.stdout + run.stderr
+
+
+def test_small_numbers_and_null_arrive_as_they_are(snakemake, tmp_path):
+    recipe = {"min_lr": 1.0e-6, "clip_grad_norm": None, "betas": [0.9, 0.95]}
+    config = configured(tmp_path, train={"recipe": recipe})
+    run = snakemake("-n", "-p", "--configfile", config, "--", "jumpcp_train", folder=tmp_path)
+    assert "min_lr=1e-06" in run.stdout
+    assert "clip_grad_norm=null" in run.stdout
+    from cellpipe.cli import _values
+
+    read = _values("--recipe", ["min_lr=1e-06", "clip_grad_norm=null", "betas=[0.9, 0.95]"])
+    assert read == recipe
+    typed = _values("--model", ["collapse_method=max", "hcs=False", 'scan_order="spatial-first"'])
+    assert typed == {"collapse_method": "max", "hcs": False, "scan_order": "spatial-first"}
+
+
+def test_a_checkpoint_that_is_not_there_is_named(snakemake, tmp_path):
+    config = configured(tmp_path, embed={"checkpoint": "nowhere", "mode": "cells"})
+    run = snakemake("-n", "--configfile", config, "--", "jumpcp_embed", folder=tmp_path)
+    assert run.returncode != 0
+    assert "nowhere is not a model folder" in run.stdout + run.stderr

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shlex
 
@@ -30,8 +31,9 @@ FIGURES = [
     *expand(f"{OUT}/figures/plate/{{plate}}.png", plate=PLATES),
 ]
 
-# A folder for each training that the configuration can describe: a killed one is found again, and
-# one with another recipe or other data never mixes with it.
+# A folder for each training that the configuration can describe: a killed one is found again, one
+# with another recipe starts anew. Should the data change under the same configuration, training
+# refuses the folder and says so.
 TRAINING = {
     key: value for key, value in config.items() if key not in ("embed", "evaluate")
 }
@@ -125,6 +127,12 @@ def embeddings_by_checkpoint(wildcards):
             "configuration key embed.checkpoint: the target embed needs a model folder, "
             f"for example {OUT}/model after jumpcp_train"
         )
+    folder = config["embed"]["checkpoint"]
+    if not os.path.exists(os.path.join(folder, "cellpipe.json")):
+        raise WorkflowError(
+            f"configuration key embed.checkpoint: {folder} is not a model folder, it holds no "
+            "cellpipe.json"
+        )
     mode = config["embed"]["mode"]
     return expand(f"{OUT}/embedded/{mode}/{{plate}}.h5ad", plate=PLATES)
 
@@ -132,6 +140,13 @@ def embeddings_by_checkpoint(wildcards):
 def optional(option, value):
     """`--option value`, or nothing where there is no value."""
     return shlex.join([f"--{option}", str(value)]) if value is not None else ""
+
+
+def option_values(option, values):
+    """`option_list` with values as JSON, so that 1.0e-6 and null arrive as they are."""
+    return option_list(
+        option, {key: json.dumps(value) for key, value in values.items()}
+    )
 
 
 def option_files(option, files):

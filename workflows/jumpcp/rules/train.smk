@@ -14,9 +14,9 @@ rule train_model:
         checkpoints=CHECKPOINTS,
         architecture=config["train"]["architecture"],
         scale=config["train"]["scale"],
-        model=option_list("model", config["train"]["model"]),
-        recipe=option_list("recipe", config["train"]["recipe"]),
-        augment=option_list("augment", config["train"]["augment"]),
+        model=option_values("model", config["train"]["model"]),
+        recipe=option_values("recipe", config["train"]["recipe"]),
+        augment=option_values("augment", config["train"]["augment"]),
     shell:
         "cellpipe train {input.crops:q}"
         " --split {input.split:q}"
