@@ -233,7 +233,7 @@ def test_montage_of_few_cells_and_of_unknown(tmp_path: Path) -> None:
 def test_montage_needs_one_set_of_channels(tmp_path: Path) -> None:
     stores = [
         write_crops(tmp_path / "a.crops.zarr", "a", ("DNA", "ER")),
-        write_crops(tmp_path / "b.crops.zarr", "b", ("ER", "DNA")),
+        write_crops(tmp_path / "b.crops.zarr", "b", ("DNA", "RNA")),
     ]
     with pytest.raises(CellpipeValueError, match="Draw them apart"):
         figures.draw_montage(stores, output=tmp_path / "x.png")
