@@ -1,15 +1,14 @@
 """Depthwise convolution in both directions, SiLU, and pooling over some axes of the token grid."""
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Sequence  # noqa: UP035 - all that PyTorch 2.6 accepts in an operator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
+from fastvim_kernels.operation import operation
 from fastvim_kernels.pieces import pieces
 
 
@@ -36,77 +35,114 @@ def conv_pool(
     Returns `pooled`, (2, batch, step, channel): u over the remaining axes, flattened; and
     `skipped`, shape of `x`: skip_0 * u_0 + skip_1 * u_1. Arithmetic is float32.
     """
-    with torch.autocast(x.device.type, enabled=False):
-        return _ConvPool.apply(x, weight.float(), bias.float(), skip.float(), tuple(pool), method)
+    return _forward(x, weight.float(), bias.float(), skip.float(), pool, method)
 
 
-class _ConvPool(Function):
-    """Works on pieces that fit the cache; keeps only its inputs for backward."""
+# Both operations work on pieces that fit the cache; only the inputs are kept for backward.
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        skip: Tensor,
-        pool: tuple[int, ...],
-        method: str,
-    ) -> tuple[Tensor, Tensor]:
-        batch, *grid, channel = x.shape
-        x = x.reshape(batch, -1, channel)
-        skipped = torch.empty_like(x)
-        pooled = x.new_empty(2, batch, *_remaining(grid, pool), channel)
-        row = math.prod(grid[1:])
-        for images, rows in pieces(batch, grid, channel, x.device, split_rows=0 not in pool):
-            tokens = slice(rows.start * row, rows.stop * row)
-            total = torch.zeros((), device=x.device)
-            for d, u in enumerate(_convolve(x[images], weight, bias, tokens)):
-                u = F.silu(u, inplace=True)
-                on_grid = u.unflatten(1, (rows.stop - rows.start, *grid[1:]))
-                where = (d, images, slice(None) if 0 in pool else rows)
-                pooled[where] = _pool(on_grid, pool, method)
-                total = torch.addcmul(total, u, skip[d])
-            skipped[images, tokens] = total
-        ctx.save_for_backward(x, weight, bias, skip)
-        ctx.grid, ctx.pool, ctx.method = grid, pool, method
-        return pooled.flatten(2, -2), skipped.unflatten(1, grid)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dpooled: Tensor, dskipped: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, skip = ctx.saved_tensors
-        grid, pool = ctx.grid, ctx.pool
-        batch, length, channel = x.shape
-        taps = weight.shape[-1]
-        scanned = [1 if axis in pool else size for axis, size in enumerate(grid)]
-        dpooled = dpooled.float().reshape(2, batch, *scanned, channel)
-        if ctx.method == "mean":
-            dpooled = dpooled / math.prod(grid[axis] for axis in pool)
-        dx = torch.empty_like(x)
-        dweight, dbias, dskip = (torch.zeros_like(v) for v in (weight, bias, skip))
-        for images, _ in pieces(batch, grid, channel, x.device, split_rows=False):
-            piece, dout = x[images].float(), dskipped[images].float().flatten(1, -2)
-            dpiece = torch.zeros((), device=x.device)
-            for d, u in enumerate(_convolve(piece, weight, bias, slice(0, length))):
-                sigmoid = torch.sigmoid(u)
-                u.mul_(sigmoid)
-                dskip[d] += _total(dout * u)
-                share = dpooled[d, images]
-                if ctx.method == "max":
-                    share = _spread(u.unflatten(1, grid), share, pool)
-                du = (dout * skip[d]).unflatten(1, grid).add_(share).flatten(1, -2)
-                # derivative of SiLU: s + u * (1 - s)
-                du *= sigmoid.addcmul_(u, 1 - sigmoid)
-                dbias[d] += _total(du)
-                for tap in range(taps):
-                    lag = taps - 1 - tap
-                    near, far = slice(lag, None), slice(0, length - lag)
-                    here, there = (near, far) if d == 0 else (far, near)
-                    dweight[d, :, tap] += _total(du[:, here] * piece[:, there])
-                dpiece = dpiece + _filter(du, weight[d], reverse=d == 0)
-            dx[images] = dpiece
-        return dx.unflatten(1, grid), dweight, dbias, dskip, None, None
+@operation("conv_pool")
+def _forward(
+    x: Tensor, weight: Tensor, bias: Tensor, skip: Tensor, pool: Sequence[int], method: str
+) -> tuple[Tensor, Tensor]:
+    batch, *grid, channel = x.shape
+    remaining = _remaining(grid, pool)
+    pooled = x.new_empty(2, batch, *remaining, channel)
+    skipped = x.new_empty(batch, math.prod(grid), channel)
+    x = x.reshape(skipped.shape)
+    row = math.prod(grid[1:])
+    for images, rows in pieces(batch, grid, channel, x.device, split_rows=0 not in pool):
+        tokens = slice(rows.start * row, rows.stop * row)
+        total = torch.zeros((), device=x.device)
+        for d, u in enumerate(_convolve(x[images], weight, bias, tokens)):
+            u = F.silu(u, inplace=True)
+            on_grid = u.unflatten(1, (rows.stop - rows.start, *grid[1:]))
+            where = (d, images, slice(None) if 0 in pool else rows)
+            pooled[where] = _pool(on_grid, pool, method)
+            total = torch.addcmul(total, u, skip[d])
+        skipped[images, tokens] = total
+    return pooled.view(2, batch, math.prod(remaining), channel), skipped.unflatten(1, grid)
+
+
+@_forward.register_fake
+def _(
+    x: Tensor, weight: Tensor, bias: Tensor, skip: Tensor, pool: Sequence[int], method: str
+) -> tuple[Tensor, Tensor]:
+    batch, *grid, channel = x.shape
+    step = math.prod(_remaining(grid, pool))
+    return x.new_empty(2, batch, step, channel), x.new_empty(x.shape)
+
+
+@operation("conv_pool_backward")
+def _backward(
+    dpooled: Tensor,
+    dskipped: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    skip: Tensor,
+    pool: Sequence[int],
+    method: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    batch, *grid, channel = x.shape
+    length, taps = math.prod(grid), weight.shape[-1]
+    scanned = [1 if axis in pool else size for axis, size in enumerate(grid)]
+    dpooled = dpooled.float().reshape(2, batch, *scanned, channel)
+    if method == "mean":
+        dpooled = dpooled / math.prod(grid[axis] for axis in pool)
+    dx = x.new_empty(batch, length, channel)
+    x = x.reshape(dx.shape)
+    dweight, dbias, dskip = (torch.zeros(v.shape, device=x.device) for v in (weight, bias, skip))
+    for images, _ in pieces(batch, grid, channel, x.device, split_rows=False):
+        piece, dout = x[images].float(), dskipped[images].float().flatten(1, -2)
+        dpiece = torch.zeros((), device=x.device)
+        for d, u in enumerate(_convolve(piece, weight, bias, slice(0, length))):
+            sigmoid = torch.sigmoid(u)
+            u.mul_(sigmoid)
+            dskip[d] += _total(dout * u)
+            share = dpooled[d, images]
+            if method == "max":
+                share = _spread(u.unflatten(1, grid), share, pool)
+            du = (dout * skip[d]).unflatten(1, grid).add_(share).flatten(1, -2)
+            # derivative of SiLU: s + u * (1 - s)
+            du *= sigmoid.addcmul_(u, 1 - sigmoid)
+            dbias[d] += _total(du)
+            for tap in range(taps):
+                lag = taps - 1 - tap
+                near, far = slice(lag, None), slice(0, length - lag)
+                here, there = (near, far) if d == 0 else (far, near)
+                dweight[d, :, tap] += _total(du[:, here] * piece[:, there])
+            dpiece = dpiece + _filter(du, weight[d], reverse=d == 0)
+        dx[images] = dpiece
+    return dx.unflatten(1, grid), dweight, dbias, dskip
+
+
+@_backward.register_fake
+def _(
+    dpooled: Tensor,
+    dskipped: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    skip: Tensor,
+    pool: Sequence[int],
+    method: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dweight, dbias, dskip = (weight.new_empty(v.shape) for v in (weight, bias, skip))
+    return x.new_empty(x.shape), dweight, dbias, dskip
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.pool, ctx.method = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate(ctx: Any, dpooled: Tensor, dskipped: Tensor) -> tuple[Tensor | None, ...]:
+    gradients = _backward(dpooled, dskipped, *ctx.saved_tensors, ctx.pool, ctx.method)
+    return *gradients, None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_save)
 
 
 def _filter(signal: Tensor, weight: Tensor, *, reverse: bool, bias: Tensor | None = None) -> Tensor:

@@ -1,14 +1,12 @@
 """The scan's output back on the full grid: skip, both directions, LayerNorm, gate."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Sequence  # noqa: UP035 - all that PyTorch 2.6 accepts in an operator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
+from fastvim_kernels.operation import operation
 from fastvim_kernels.pieces import pieces
 
 
@@ -31,75 +29,130 @@ def expand_norm_gate(
 
     Returns (batch, *grid, channel) in `z`'s dtype. Arithmetic is float32.
     """
-    batch, *grid, channel = z.shape
-    scanned = [1 if axis in pool else size for axis, size in enumerate(grid)]
-    half = y.float().sum(0).div(2).view(batch, *scanned, channel)
     if weight is not None and bias is not None:
         weight, bias = weight.float(), bias.float()
-    with torch.autocast(z.device.type, enabled=False):
-        return _ExpandNormGate.apply(half, skipped, z, weight, bias, eps)
+    return _forward(y, skipped, z, weight, bias, pool, eps)
 
 
-class _ExpandNormGate(Function):
-    """Works on pieces that fit the cache; keeps only its inputs for backward.
+# Both operations work on pieces that fit the cache; only the inputs are kept for backward.
 
-    half : (batch, *grid with 1 for pooled axes, channel), the directions' mean.
-    """
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        half: Tensor,
-        skipped: Tensor,
-        z: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        eps: float,
-    ) -> Tensor:
-        batch, *grid, channel = z.shape
-        out = torch.empty(z.shape, dtype=z.dtype, device=z.device)
-        for images, rows in pieces(batch, grid, channel, z.device, split_rows=True):
-            mixed = _expand(half, skipped, images, rows)
-            if weight is not None:
-                mixed = F.layer_norm(mixed, weight.shape, weight, bias, eps)
-            torch.mul(F.silu(z[images, rows].float()), mixed, out=out[images, rows])
-        ctx.save_for_backward(half, skipped, z, weight, bias)
-        ctx.eps = eps
-        return out
+@operation("expand_norm_gate")
+def _forward(
+    y: Tensor,
+    skipped: Tensor,
+    z: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    pool: Sequence[int],
+    eps: float,
+) -> Tensor:
+    batch, *grid, channel = z.shape
+    half = _half(y, grid, pool)
+    out = z.new_empty(z.shape)
+    for images, rows in pieces(batch, grid, channel, z.device, split_rows=True):
+        mixed = _expand(half, skipped, images, rows)
+        if weight is not None:
+            mixed = F.layer_norm(mixed, weight.shape, weight, bias, eps)
+        torch.mul(F.silu(z[images, rows].float()), mixed, out=out[images, rows])
+    return out
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-        half, skipped, z, weight, bias = ctx.saved_tensors
-        batch, *grid, channel = z.shape
-        dhalf = torch.zeros_like(half)
-        dskipped = torch.empty(z.shape, dtype=skipped.dtype, device=z.device)
-        dz = torch.empty(z.shape, dtype=z.dtype, device=z.device)
-        dweight, dbias = (None if v is None else torch.zeros_like(v) for v in (weight, bias))
-        pooled = [axis + 1 for axis, size in enumerate(half.shape[1:-1]) if size != grid[axis]]
-        for images, rows in pieces(batch, grid, channel, z.device, split_rows=True):
-            gate, dpiece = z[images, rows].float(), dout[images, rows].float()
-            mixed = normed = _expand(half, skipped, images, rows)
-            if weight is not None:
-                normed, mean, rstd = torch.native_layer_norm(
-                    mixed, weight.shape, weight, bias, ctx.eps
-                )
-            sigmoid = torch.sigmoid(gate)
-            silu = gate * sigmoid
-            dmixed = dpiece * silu
-            # derivative of SiLU: s + u * (1 - s)
-            slope = sigmoid.addcmul_(silu, 1 - sigmoid)
-            torch.mul(slope.mul_(dpiece), normed, out=dz[images, rows])
-            if weight is not None:
-                dmixed, more, shift = torch.ops.aten.native_layer_norm_backward(
-                    dmixed, mixed, weight.shape, mean, rstd, weight, bias, [True, True, True]
-                )
-                dweight += more
-                dbias += shift
-            torch.div(dmixed, 2, out=dskipped[images, rows])
-            into = slice(None) if half.shape[1] == 1 else rows
-            dhalf[images, into] += dmixed.sum(pooled, keepdim=True) if pooled else dmixed
-        return dhalf, dskipped, dz, dweight, dbias, None
+
+@_forward.register_fake
+def _(
+    y: Tensor,
+    skipped: Tensor,
+    z: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    pool: Sequence[int],
+    eps: float,
+) -> Tensor:
+    return z.new_empty(z.shape)
+
+
+@operation("expand_norm_gate_backward")
+def _backward(
+    dout: Tensor,
+    y: Tensor,
+    skipped: Tensor,
+    z: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    pool: Sequence[int],
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return one gradient of `y`, (batch, step, channel), as the directions' are the same."""
+    batch, *grid, channel = z.shape
+    half = _half(y, grid, pool)
+    dhalf = half.new_zeros(half.shape)
+    dskipped, dz = skipped.new_empty(z.shape), z.new_empty(z.shape)
+    dweight, dbias = (half.new_zeros(0 if v is None else channel) for v in (weight, bias))
+    axes = [axis + 1 for axis in pool]
+    for images, rows in pieces(batch, grid, channel, z.device, split_rows=True):
+        gate, dpiece = z[images, rows].float(), dout[images, rows].float()
+        mixed = normed = _expand(half, skipped, images, rows)
+        if weight is not None:
+            normed, mean, rstd = torch.native_layer_norm(mixed, weight.shape, weight, bias, eps)
+        sigmoid = torch.sigmoid(gate)
+        silu = gate * sigmoid
+        dmixed = dpiece * silu
+        # derivative of SiLU: s + u * (1 - s)
+        slope = sigmoid.addcmul_(silu, 1 - sigmoid)
+        torch.mul(slope.mul_(dpiece), normed, out=dz[images, rows])
+        if weight is not None:
+            dmixed, more, shift = torch.ops.aten.native_layer_norm_backward(
+                dmixed, mixed, weight.shape, mean, rstd, weight, bias, [True, True, True]
+            )
+            dweight += more
+            dbias += shift
+        torch.div(dmixed, 2, out=dskipped[images, rows])
+        into = slice(None) if half.shape[1] == 1 else rows
+        dhalf[images, into] += dmixed.sum(axes, keepdim=True) if axes else dmixed
+    dy = dhalf.div_(2).to(y.dtype).view(y.shape[1:])
+    return dy, dskipped, dz, dweight, dbias
+
+
+@_backward.register_fake
+def _(
+    dout: Tensor,
+    y: Tensor,
+    skipped: Tensor,
+    z: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    pool: Sequence[int],
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    dweight, dbias = (
+        z.new_empty(0 if v is None else v.shape, dtype=torch.float32) for v in (weight, bias)
+    )
+    dskipped, dz = skipped.new_empty(z.shape), z.new_empty(z.shape)
+    return y.new_empty(y.shape[1:]), dskipped, dz, dweight, dbias
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.pool, ctx.eps = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+    y, skipped, z, weight, bias = ctx.saved_tensors  # once only, or checkpointing complains
+    dy, dskipped, dz, dweight, dbias = _backward(
+        dout, y, skipped, z, weight, bias, ctx.pool, ctx.eps
+    )
+    norm = (None, None) if weight is None else (dweight, dbias)
+    return dy.expand(y.shape), dskipped, dz, *norm, None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_save)
+
+
+def _half(y: Tensor, grid: Sequence[int], pool: Sequence[int]) -> Tensor:
+    """Mean of the directions, (batch, *grid with 1 for pooled axes, channel), in float32."""
+    _, batch, _, channel = y.shape
+    scanned = [1 if axis in pool else size for axis, size in enumerate(grid)]
+    return y.sum(0, dtype=torch.float32).div_(2).reshape(batch, *scanned, channel)
 
 
 def _expand(half: Tensor, skipped: Tensor, images: slice, rows: slice) -> Tensor:

@@ -5,9 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
+from fastvim_kernels.operation import operation
 from fastvim_kernels.pieces import piece_elements
 
 
@@ -22,84 +21,131 @@ def selective_scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Te
 
     Returns y, shape and dtype of `u`; the arithmetic is float32.
     """
-    with torch.autocast(u.device.type, enabled=False):
-        return _Scan.apply(*(v.float() for v in (u, dt, A, B, C))).to(u.dtype)
+    keep = torch.is_grad_enabled() and any(v.requires_grad for v in (u, dt, A, B, C))
+    return _forward(u, dt, A, B, C, keep)[0]
 
 
-class _Scan(Function):
-    """Both directions forward in time, a chunk of steps at a time.
+# Both operations run both directions forward in time, a chunk of steps at a time. Inside, u, dt and
+# y have shape (step, 2, batch, channel), A (2, 1, state, channel), B and C (step, 2, batch, state),
+# h (2, batch, state, channel), and `states` a step in front of that. Only the state before each
+# chunk is kept, and the backward pass recomputes the others.
 
-    Shapes, here and below: u, dt, y (step, 2, batch, channel); A (2, 1, state, channel); B, C
-    (step, 2, batch, state); h (step, 2, batch, state, channel). Only the state before each chunk
-    is kept, and the backward pass recomputes the others.
-    """
 
-    @staticmethod
-    def forward(ctx: Any, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-        u, dt, B, C = (_step_major(v) for v in (u, dt, B, C))
-        A = A.mT.unsqueeze(1).contiguous()
-        y = torch.empty_like(u)
-        h = u.new_zeros(*u.shape[1:3], *A.shape[2:])
-        chunks = _chunks(u, A)
-        buffers = h.new_empty(2, chunks[0].stop, *h.shape)
-        starts = []
-        for chunk in chunks:
-            starts.append(h)
-            decay, states = buffers[:, : chunk.stop - chunk.start]
-            _advance(h, u[chunk], dt[chunk], A, B[chunk], decay, states)
-            torch.matmul(C[chunk].unsqueeze(-2), states, out=y[chunk].unsqueeze(-2))
-            h = states[-1].clone()
-        ctx.save_for_backward(u, dt, A, B, C, *starts)
-        return _direction_major(y)
+@operation("selective_scan")
+def _forward(
+    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, keep: bool
+) -> tuple[Tensor, Tensor]:
+    """Also return the state before each chunk if `keep`, else a meaningless one."""
+    chunks = _chunks(u, A)
+    starts = _empty_starts(u, A, keep=keep)
+    dtype = u.dtype
+    u, dt, B, C = (_step_major(v) for v in (u, dt, B, C))
+    A = A.float().mT.unsqueeze(1).contiguous()
+    y = torch.empty_like(u)
+    h = starts.new_zeros(starts.shape[1:])
+    buffers = starts.new_empty(2, chunks[0].stop, *h.shape)
+    for index, chunk in enumerate(chunks):
+        start = starts[index if keep else 0].copy_(h)
+        decay, states = buffers[:, : chunk.stop - chunk.start]
+        _advance(start, u[chunk], dt[chunk], A, B[chunk], decay, states)
+        torch.matmul(C[chunk].unsqueeze(-2), states, out=y[chunk].unsqueeze(-2))
+        h = states[-1]
+    return _direction_major(y, dtype), starts
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, ...]:
-        u, dt, A, B, C, *starts = ctx.saved_tensors
-        dy = _step_major(dy)
-        du, ddt, dB, dC = (torch.empty_like(v) for v in (u, dt, B, C))
-        dA = torch.zeros_like(starts[0])  # summed over the batch at the end
-        carried = torch.zeros_like(starts[0])  # gradient of the state after the chunk
-        chunks = _chunks(u, A)
-        buffers = carried.new_empty(3, chunks[0].stop, *carried.shape)
-        for chunk, h in zip(reversed(chunks), reversed(starts), strict=True):
-            decay, states, dh = buffers[:, : chunk.stop - chunk.start]
-            _advance(h, u[chunk], dt[chunk], A, B[chunk], decay, states)
-            torch.mul(C[chunk].unsqueeze(-1), dy[chunk].unsqueeze(-2), out=dh)
-            dh[-1] += carried
-            for t in range(len(dh) - 1, 0, -1):
-                dh[t - 1].addcmul_(decay[t], dh[t])
-            torch.mul(decay[0], dh[0], out=carried)
-            fed = dt[chunk] * u[chunk]
-            dfed = (B[chunk].unsqueeze(-2) @ dh).squeeze(-2)
-            torch.matmul(fed.unsqueeze(-2), dh.mT, out=dB[chunk].unsqueeze(-2))
-            torch.matmul(dy[chunk].unsqueeze(-2), states.mT, out=dC[chunk].unsqueeze(-2))
-            exponent = decay.mul_(dh)  # from here on the gradient of dt * A
-            exponent[0].mul_(h)
-            exponent[1:].mul_(states[:-1])
-            for step_dt, step in zip(dt[chunk].unsqueeze(-2), exponent, strict=True):
-                dA.addcmul_(step, step_dt)
-            ddt[chunk] = exponent.mul_(A).sum(-2).addcmul_(dfed, u[chunk])
-            torch.mul(dfed, dt[chunk], out=du[chunk])
-        dA = dA.sum(1).mT
-        du, ddt, dB, dC = (_direction_major(v) for v in (du, ddt, dB, dC))
-        return du, ddt, dA, dB, dC
+
+@_forward.register_fake
+def _(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
+    return u.new_empty(u.shape), _empty_starts(u, A, keep=keep)
+
+
+@operation("selective_scan_backward")
+def _backward(
+    dy: Tensor, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, starts: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    chunks = _chunks(u, A)
+    dtypes = [v.dtype for v in (u, dt, B, C)]
+    of_rates = A.dtype
+    dy, u, dt, B, C = (_step_major(v) for v in (dy, u, dt, B, C))
+    A = A.float().mT.unsqueeze(1).contiguous()
+    du, ddt, dB, dC = (torch.empty_like(v) for v in (u, dt, B, C))
+    dA = torch.zeros_like(starts[0])  # summed over the batch at the end
+    carried = torch.zeros_like(starts[0])  # gradient of the state after the chunk
+    buffers = starts.new_empty(3, chunks[0].stop, *starts.shape[1:])
+    for chunk, h in zip(reversed(chunks), reversed(starts.unbind()), strict=True):
+        decay, states, dh = buffers[:, : chunk.stop - chunk.start]
+        _advance(h, u[chunk], dt[chunk], A, B[chunk], decay, states)
+        torch.mul(C[chunk].unsqueeze(-1), dy[chunk].unsqueeze(-2), out=dh)
+        dh[-1] += carried
+        for t in range(len(dh) - 1, 0, -1):
+            dh[t - 1].addcmul_(decay[t], dh[t])
+        torch.mul(decay[0], dh[0], out=carried)
+        fed = dt[chunk] * u[chunk]
+        dfed = (B[chunk].unsqueeze(-2) @ dh).squeeze(-2)
+        torch.matmul(fed.unsqueeze(-2), dh.mT, out=dB[chunk].unsqueeze(-2))
+        torch.matmul(dy[chunk].unsqueeze(-2), states.mT, out=dC[chunk].unsqueeze(-2))
+        exponent = decay.mul_(dh)  # from here on the gradient of dt * A
+        exponent[0].mul_(h)
+        exponent[1:].mul_(states[:-1])
+        for step_dt, step in zip(dt[chunk].unsqueeze(-2), exponent, strict=True):
+            dA.addcmul_(step, step_dt)
+        ddt[chunk] = exponent.mul_(A).sum(-2).addcmul_(dfed, u[chunk])
+        torch.mul(dfed, dt[chunk], out=du[chunk])
+    du, ddt, dB, dC = (
+        _direction_major(v, dtype) for v, dtype in zip((du, ddt, dB, dC), dtypes, strict=True)
+    )
+    return du, ddt, dA.sum(1).mT.contiguous().to(of_rates), dB, dC
+
+
+@_backward.register_fake
+def _(
+    dy: Tensor, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, starts: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    du, ddt, dA, dB, dC = (v.new_empty(v.shape) for v in (u, dt, A, B, C))
+    return du, ddt, dA, dB, dC
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, _ = inputs
+    _, starts = output
+    ctx.save_for_backward(*tensors, starts)
+    ctx.mark_non_differentiable(starts)
+    ctx.set_materialize_grads(False)  # no zeros for the states
+
+
+def _differentiate(ctx: Any, dy: Tensor, _: None) -> tuple[Tensor | None, ...]:
+    return *_backward(dy, *ctx.saved_tensors), None
+
+
+_forward.register_autograd(_differentiate, setup_context=_save)
 
 
 def _step_major(v: Tensor) -> Tensor:
-    """(2, batch, step, n) to (step, 2, batch, n), direction 1 reversed in time."""
-    return torch.stack([v[0].transpose(0, 1), v[1].transpose(0, 1).flip(0)], dim=1)
+    """(2, batch, step, n) to float32 (step, 2, batch, n), direction 1 reversed in time."""
+    return torch.stack([v[0].transpose(0, 1), v[1].transpose(0, 1).flip(0)], dim=1).float()
 
 
-def _direction_major(v: Tensor) -> Tensor:
+def _direction_major(v: Tensor, dtype: torch.dtype) -> Tensor:
     """Undo `_step_major`."""
-    return torch.stack([v[:, 0].transpose(0, 1), v[:, 1].flip(0).transpose(0, 1)])
+    return torch.stack([v[:, 0].transpose(0, 1), v[:, 1].flip(0).transpose(0, 1)]).to(dtype)
+
+
+def _chunk_steps(u: Tensor, A: Tensor) -> Any:
+    """Steps in a chunk, from (2, batch, step, channel) tokens, whose shape may be symbolic."""
+    both, batch, _, channel = u.shape
+    return torch.sym_max(1, piece_elements(u.device) // (both * batch * channel * A.shape[-1]))
 
 
 def _chunks(u: Tensor, A: Tensor) -> list[slice]:
-    """Steps that fit in one chunk."""
-    steps = max(1, piece_elements(u.device) // (u[0].numel() * A.shape[-2]))
-    return [slice(start, min(start + steps, len(u))) for start in range(0, len(u), steps)]
+    length, steps = u.shape[2], _chunk_steps(u, A)
+    return [slice(start, min(start + steps, length)) for start in range(0, length, steps)]
+
+
+def _empty_starts(u: Tensor, A: Tensor, *, keep: bool) -> Tensor:
+    """Room for the state before each chunk, or for one state."""
+    both, batch, length, channel = u.shape
+    steps = _chunk_steps(u, A)
+    count = (length + steps - 1) // steps if keep else 1
+    return u.new_empty(count, both, batch, A.shape[-1], channel, dtype=torch.float32)
 
 
 def _advance(

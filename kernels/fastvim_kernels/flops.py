@@ -1,0 +1,51 @@
+"""FLOPs of the operations, for PyTorch's counter; importing this module registers them.
+
+A module that nothing else imports, as `torch.utils.flop_counter` imports Triton. As that counter
+does for PyTorch's own, it counts multiply-adds as two and elementwise work as nothing, so that
+norms, gates and pooling are free; backward passes count what they recompute.
+"""
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import register_flop_formula
+
+Shape = Sequence[int]
+
+
+@register_flop_formula(torch.ops.fastvim.conv_pool)
+def _conv_pool(x: Shape, weight: Shape, *rest: Any, out_shape: Any = None) -> int:
+    """A multiply-add a direction, tap and element."""
+    directions, _, taps = weight
+    return 2 * directions * taps * prod(x)
+
+
+@register_flop_formula(torch.ops.fastvim.conv_pool_backward)
+def _conv_pool_backward(
+    dpooled: Shape, dskipped: Shape, x: Shape, weight: Shape, *rest: Any, out_shape: Any = None
+) -> int:
+    """The convolution again, and as much for the gradients of each of tokens and weights."""
+    return 3 * _conv_pool(x, weight)
+
+
+@register_flop_formula(torch.ops.fastvim.selective_scan)
+def _selective_scan(u: Shape, dt: Shape, A: Shape, *rest: Any, out_shape: Any = None) -> int:
+    """Six a direction, step, channel and state.
+
+    Products with A and B (2), the state's multiply-add (2), the output's (2).
+    """
+    return 6 * prod(u) * A[-1]
+
+
+@register_flop_formula(torch.ops.fastvim.selective_scan_backward)
+def _selective_scan_backward(
+    dy: Shape, u: Shape, dt: Shape, A: Shape, *rest: Any, out_shape: Any = None
+) -> int:
+    """Nineteen a direction, step, channel and state.
+
+    The states again (4), their gradient (3), the exponent's (2), and a multiply-add for each of
+    A, B, C, dt and dt * u (10).
+    """
+    return 19 * prod(u) * A[-1]
