@@ -1,13 +1,9 @@
-import json
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
-from fastvim.training import parameter_groups
-
-GOLDEN = Path(__file__).parents[4] / "shared/golden"
+from fastvim import FastChannelVim, FastVim
+from fastvim.training import layer_decay_groups, parameter_groups
 
 
 def decayed_names(model: nn.Module) -> set[str]:
@@ -18,18 +14,36 @@ def decayed_names(model: nn.Module) -> set[str]:
     return {names[id(p)] for p in decayed["params"]}
 
 
-def module_of(shapes: dict[str, list[int]]) -> nn.Module:
-    """A module with empty parameters of these dotted names and shapes."""
-    root = nn.Module()
-    for name, shape in shapes.items():
-        *path, leaf = name.split(".")
-        module = root
-        for part in path:
-            if part not in dict(module.named_children()):
-                module.add_module(part, nn.Module())
-            module = module.get_submodule(part)
-        module.register_parameter(leaf, nn.Parameter(torch.empty(shape, device="meta")))
-    return root
+def scales_and_decays(model: nn.Module, **options: float) -> dict[str, tuple[float, float]]:
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {
+        names[id(p)]: (group["lr_scale"], group["weight_decay"])
+        for group in layer_decay_groups(model, **options)
+        for p in group["params"]
+    }
+
+
+class Blocks(nn.Module):
+    """Embeddings, `depth` blocks of one linear map, and what comes after them."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.pos_embed = nn.Parameter(torch.zeros(1, 4, 2))
+        self.layers = nn.ModuleList(nn.Linear(2, 2) for _ in range(depth))
+        self.head = nn.Linear(2, 2)
+        self.decoder_pos_embed = nn.Parameter(torch.zeros(1, 4, 2))
+        self.decoder_blocks = nn.ModuleList([nn.Linear(2, 2)])
+        self.outnorm_0 = nn.LayerNorm(2)
+
+
+def fastvim() -> FastVim:
+    return FastVim(img_size=32, patch_size=8, depth=2, embed_dim=32, num_classes=10)
+
+
+def fastchannelvim() -> FastChannelVim:
+    return FastChannelVim(
+        img_size=32, patch_size=8, in_chans=3, depth=2, embed_dim=32, num_classes=7
+    )
 
 
 def test_biases_and_vectors_are_not_decayed():
@@ -57,21 +71,78 @@ def test_model_without_parameters_is_refused():
         parameter_groups(nn.Identity())
 
 
-@pytest.mark.skipif(not GOLDEN.exists(), reason="the golden tables are not here")
+def test_scale_falls_with_every_second_block():
+    got = scales_and_decays(Blocks(4), weight_decay=0.05, layer_decay=0.5)
+    assert got["pos_embed"] == (0.125, 0.05)
+    scales = [got[f"layers.{i}.weight"][0] for i in range(4)]
+    assert scales == [0.25, 0.25, 0.5, 0.5]
+    assert got["layers.0.weight"] == (0.25, 0.05)
+    assert got["layers.0.bias"] == (0.25, 0.0)
+
+
+def test_what_follows_the_blocks_is_not_scaled():
+    got = scales_and_decays(Blocks(4), weight_decay=0.05, layer_decay=0.5)
+    after = {name for name, (scale, _) in got.items() if scale == 1}
+    assert after == {
+        "head.weight",
+        "head.bias",
+        "decoder_pos_embed",
+        "decoder_blocks.0.weight",
+        "decoder_blocks.0.bias",
+        "outnorm_0.weight",
+        "outnorm_0.bias",
+    }
+
+
+def test_frozen_blocks_are_left_out_but_counted():
+    model = Blocks(4)
+    whole = scales_and_decays(model, weight_decay=0.05, layer_decay=0.5)
+    model.layers[2:].requires_grad_(False)
+    got = scales_and_decays(model, weight_decay=0.05, layer_decay=0.5)
+    assert got == {
+        name: both
+        for name, both in whole.items()
+        if not name.startswith(("layers.2.", "layers.3."))
+    }
+
+
+def test_names_the_model_exempts_are_not_decayed():
+    model = Blocks(2)
+    model.no_weight_decay = lambda: {"pos_embed", "dist_token"}
+    got = scales_and_decays(model, weight_decay=0.05, layer_decay=0.5)
+    assert got["pos_embed"] == (0.25, 0.0)
+    assert got["decoder_pos_embed"] == (1.0, 0.05), "names are matched whole"
+
+
+@pytest.mark.parametrize("layer_decay", [0.0, 65.0, float("nan")])
+def test_layer_decay_out_of_range_is_refused(layer_decay):
+    with pytest.raises(ValueError, match="layer_decay: expected a number above 0, at most 1"):
+        layer_decay_groups(Blocks(2), weight_decay=0.05, layer_decay=layer_decay)
+
+
+def test_model_whose_blocks_have_another_name_is_refused():
+    with pytest.raises(ValueError, match=r"Sequential has no parameters named layers\.0"):
+        layer_decay_groups(nn.Sequential(Blocks(2)), weight_decay=0.05, layer_decay=0.5)
+
+
+@pytest.mark.parametrize("model", [fastvim, fastchannelvim])
 @pytest.mark.parametrize(
-    ("table", "structure"),
-    [
-        ("fastvim", "fastvim_tiny"),
-        ("vim_midcls", "vim_tiny"),
-        ("channelvim_baseline", "channelvim_small_patch16"),
-        ("fastchannelvim", "fastchannelvim_small_patch16"),
-        ("mae_fastmaskvim", "mae_fastvim_base"),
-    ],
+    "groups_of",
+    [parameter_groups, lambda model: layer_decay_groups(model, weight_decay=0.1, layer_decay=0.5)],
+    ids=["parameter_groups", "layer_decay_groups"],
 )
-def test_equals_published_groups(table, structure):
-    published = json.loads((GOLDEN / "tables/cell_get_params_groups_wd.json").read_text())[table]
-    shapes = json.loads((GOLDEN / f"structure/structure_{structure}.json").read_text())["params"]
-    # The table is of a model two blocks deep; its names are the first of the full-size model's.
-    expected = published["regularised"]
-    model = module_of({name: shapes[name] for name in expected})
-    assert decayed_names(model) == {name for name, decayed in expected.items() if decayed}
+def test_groups_hold_each_trained_parameter_of_a_model_once(model, groups_of):
+    model = model()
+    model.head.requires_grad_(False)
+    got = [id(p) for group in groups_of(model) for p in group["params"]]
+    assert sorted(got) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("model", [fastvim, fastchannelvim])
+def test_layer_decay_finds_the_embeddings_and_blocks_of_a_model(model):
+    got = scales_and_decays(model(), weight_decay=0.1, layer_decay=0.5)
+    deepest = {name for name, (scale, _) in got.items() if scale == 0.25}
+    assert {name for name in got if "embed" in name} == deepest
+    assert {name for name, (scale, _) in got.items() if scale == 0.5} == {
+        name for name in got if name.startswith("layers.")
+    }
