@@ -2,83 +2,156 @@
 
 import math
 from collections.abc import Sequence
+from itertools import cycle, islice
+from typing import TypedDict
 
 import torch
 from fastvim_kernels import add_norm
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from fastvim.mixer import Mixer
-from fastvim.traversal import Traversal
+from fastvim.traversal import KeptTokens, Traversal
 
 EPS = 1e-5
+
+State = tuple[Tensor, Tensor | None]
+"""The last mixer's output, and the float32 residual stream that it is yet to be added to."""
+
+
+def make_norm(dim: int, *, rms_norm: bool) -> nn.RMSNorm | nn.LayerNorm:
+    """RMSNorm, or LayerNorm with a bias."""
+    return nn.RMSNorm(dim, eps=EPS) if rms_norm else nn.LayerNorm(dim, eps=EPS)
 
 
 def drop_path(hidden: Tensor, rate: float, *, training: bool) -> Tensor:
     """Zero whole samples with probability `rate`, and scale the others to keep the mean."""
     if not training or rate == 0:
         return hidden
-    kept = torch.rand(len(hidden), *[1] * (hidden.ndim - 1), device=hidden.device) >= rate
+    kept = torch.rand(hidden.shape[0], *[1] * (hidden.ndim - 1), device=hidden.device) >= rate
     return hidden * kept.to(hidden.dtype) / (1 - rate)
+
+
+def _normed_sum(state: State, norm: nn.RMSNorm | nn.LayerNorm) -> tuple[Tensor, Tensor]:
+    """Add both parts of a state and normalise: in the tokens' dtype, and the sum in float32."""
+    return add_norm(*state, norm.weight, getattr(norm, "bias", None), EPS)
 
 
 class Block(nn.Module):
     """Add, norm, mixer; carries the mixer's output and the float32 residual stream apart."""
 
-    def __init__(self, mixer: Mixer, dim: int, drop_rate: float) -> None:
+    def __init__(self, mixer: Mixer, norm: nn.RMSNorm | nn.LayerNorm, drop_rate: float) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(dim, eps=EPS)
+        self.norm = norm
         self.mixer = mixer
         self.drop_rate = drop_rate
 
-    def forward(self, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Both are (batch, row, column, channel, dim)."""
+    def forward(
+        self, hidden: Tensor, residual: Tensor | None, kept: KeptTokens | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens are (batch, *grid, dim), or (batch, token, dim) with `kept`."""
         hidden = drop_path(hidden, self.drop_rate, training=self.training)
-        normed, residual = add_norm(hidden, residual, self.norm.weight, eps=EPS)
-        return self.mixer(normed), residual
+        normed, residual = _normed_sum((hidden, residual), self.norm)
+        return self.mixer(normed, kept), residual
 
 
-class Encoder(nn.Module):
-    """Base of the models: blocks along given traversals, and the norm after the last.
+class EncoderOptions(TypedDict, total=False):
+    """Options that every model hands to its encoder.
 
-    A block drops the output of the block before it, so that the rates of `drop_path_rate` rise
-    linearly from 0 at the first block's output to the full rate at the last's.
+    collapse_method
+        Pooling before the scan, "mean" (default) or "max".
+    scaling_factor
+        Factor on mean-pooled tokens; 0.25 after pre-training with 75 % of the tokens masked.
+    use_norm_after_ssm
+        LayerNorm between scan and gate (default). The gate stays without it.
+    init_layer_scale
+        Start of a learned factor on each block's output channels; None (default) leaves it out.
+    rms_norm
+        RMSNorm before each mixer and at the end, or LayerNorm.
+    drop_path_rate
+        Probability that the last block's output is dropped in training; the rates rise linearly
+        from 0 at the first block's output.
+    """
+
+    collapse_method: str
+    scaling_factor: float
+    use_norm_after_ssm: bool
+    init_layer_scale: float | None
+    rms_norm: bool
+    drop_path_rate: float
+
+
+class Encoder(nn.ModuleList):
+    """Blocks along traversals that repeat; names its parameters as a plain list of blocks.
+
+    dim : width of the tokens. traversals : of successive blocks, repeated to `depth` blocks.
+    The other options are `EncoderOptions`.
     """
 
     def __init__(
         self,
         dim: int,
+        depth: int,
         traversals: Sequence[Traversal],
         *,
-        drop_path_rate: float = 0.0,
         collapse_method: str = "mean",
-        pool_scale: float = 1.0,
-        norm_after_scan: bool = True,
+        scaling_factor: float = 1.0,
+        use_norm_after_ssm: bool = True,
+        init_layer_scale: float | None = None,
+        rms_norm: bool = True,
+        drop_path_rate: float = 0.0,
     ) -> None:
-        super().__init__()
-        if collapse_method not in ("mean", "max"):
-            raise ValueError(f"collapse_method: expected 'mean' or 'max', got {collapse_method!r}")
-        depth = len(traversals)
+        # each block drops the output of the block before it, and `finish` that of the last
         rates = [0.0, *(drop_path_rate * block / max(1, depth - 1) for block in range(depth))]
-        self.drop_path_rate = drop_path_rate
-        self.layers = nn.ModuleList()
-        for traversal, rate in zip(traversals, rates, strict=False):
+        blocks = []
+        for traversal, rate in zip(islice(cycle(traversals), depth), rates, strict=False):
             mixer = Mixer(
                 dim,
                 traversal,
                 method=collapse_method,
-                pool_scale=pool_scale,
-                norm=norm_after_scan,
+                pool_scale=scaling_factor,
+                norm=use_norm_after_ssm,
+                layer_scale=init_layer_scale,
             )
             nn.init.kaiming_uniform_(mixer.out_proj.weight, a=math.sqrt(5))
             with torch.no_grad():
                 mixer.out_proj.weight /= math.sqrt(depth)
-            self.layers.append(Block(mixer, dim, rate))
-        self.norm_f = nn.RMSNorm(dim, eps=EPS)
+            blocks.append(Block(mixer, make_norm(dim, rms_norm=rms_norm), rate))
+        super().__init__(blocks)
+        self.drop_path_rate = drop_path_rate
+        self.grad_checkpointing = False
 
-    def encode(self, hidden: Tensor) -> Tensor:
-        """Run the blocks and the final norm on (batch, row, column, channel, dim) tokens."""
-        residual = None
-        for layer in self.layers:
-            hidden, residual = layer(hidden, residual)
-        hidden = drop_path(hidden, self.drop_path_rate, training=self.training)
-        return add_norm(hidden, residual, self.norm_f.weight, eps=EPS)[0]
+    def states(
+        self, tokens: Tensor, blocks: Sequence[int], kept: KeptTokens | None = None
+    ) -> list[State]:
+        """States after the given blocks, in their order in the network; runs none beyond the last.
+
+        tokens : (batch, *grid, dim), or (batch, token, dim) with `kept`.
+        """
+        state: State = (tokens, None)
+        states = []
+        for block in range(max(blocks) + 1):
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                state = checkpoint(self[block], *state, kept, use_reentrant=False)
+            else:
+                state = self[block](*state, kept)
+            if block in blocks:
+                states.append(state)
+        return states
+
+    def finish(self, state: State, norm: nn.RMSNorm | nn.LayerNorm) -> Tensor:
+        """Add the last block's output to the residual stream and normalise."""
+        hidden, residual = state
+        return _normed_sum(
+            (drop_path(hidden, self.drop_path_rate, training=self.training), residual), norm
+        )[0]
+
+    def forward(
+        self,
+        tokens: Tensor,
+        norm: nn.RMSNorm | nn.LayerNorm,
+        kept: KeptTokens | None = None,
+    ) -> Tensor:
+        """Run all blocks and the model's final norm; the shape of `tokens`."""
+        (state,) = self.states(tokens, [len(self) - 1], kept)
+        return self.finish(state, norm)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from fastvim_kernels import conv_pool, expand_norm_gate, selective_scan
 from torch import Tensor, nn
 
-from fastvim.traversal import Traversal
+from fastvim.traversal import KeptTokens, KeptWalk, Traversal
 
 STATE = 16
 TAPS = 4
@@ -24,6 +24,7 @@ class Mixer(nn.Module):
 
     dim : width of the tokens. method : pooling, "mean" or "max".
     pool_scale : factor on mean-pooled tokens. norm : LayerNorm before the gate.
+    layer_scale : start of a learned factor on each output channel; None leaves it out.
     """
 
     def __init__(
@@ -34,8 +35,16 @@ class Mixer(nn.Module):
         method: str = "mean",
         pool_scale: float = 1.0,
         norm: bool = True,
+        layer_scale: float | None = None,
     ) -> None:
         super().__init__()
+        if method not in ("mean", "max"):
+            raise ValueError(f"collapse_method: expected 'mean' or 'max', got {method!r}")
+        if not traversal.pooled and (method, pool_scale) != ("mean", 1.0):
+            raise ValueError(
+                f"collapse_method={method!r}, scaling_factor={pool_scale}: nothing is pooled here. "
+                f"Leave them out"
+            )
         inner, self.rank = 2 * dim, math.ceil(dim / 16)
         self.traversal, self.method, self.pool_scale = traversal, method, pool_scale
         self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
@@ -51,6 +60,7 @@ class Mixer(nn.Module):
         self.D = nn.Parameter(torch.ones(inner))
         self.D_b = nn.Parameter(torch.ones(inner))
         self.out_proj = nn.Linear(inner, dim, bias=False)
+        self.gamma = None if layer_scale is None else nn.Parameter(torch.full((dim,), layer_scale))
         self.reset_parameters()
 
     @torch.no_grad()
@@ -66,11 +76,16 @@ class Mixer(nn.Module):
             step = exponent.exp().clamp(min=DT_FLOOR)
             proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # inverse of softplus
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Mix tokens: (batch, row, column, channel, dim) to the same shape."""
-        order = [axis + 1 for axis in self.traversal.order]
-        pool = self.traversal.pool
-        hidden = hidden.permute(0, *order, 4).contiguous()
+    def forward(self, hidden: Tensor, kept: KeptTokens | None = None) -> Tensor:
+        """Mix tokens.
+
+        hidden : (batch, *grid, dim), axes as the traversal names them; with `kept`, only those
+            tokens of the grid, (batch, token, dim).
+
+        Returns the shape of `hidden`.
+        """
+        walk = self.traversal if kept is None else kept.along(self.traversal)
+        hidden = walk.arrange(hidden)
         # two products rather than one, so that each half is contiguous
         x, z = (F.linear(hidden, half) for half in self.in_proj.weight.chunk(2))
         pooled, skipped = conv_pool(
@@ -78,16 +93,20 @@ class Mixer(nn.Module):
             torch.stack([self.conv1d.weight, self.conv1d_b.weight]).squeeze(2),
             torch.stack([self.conv1d.bias, self.conv1d_b.bias]),  # type: ignore[list-item]
             torch.stack([self.D, self.D_b]),
-            pool,
+            walk.pool,
             self.method,
         )
         del x  # a large image's tokens are most of the memory
-        y = self._scan(pooled)
+        if isinstance(walk, KeptWalk):
+            y = walk.expand(self._scan(walk.mean(pooled)))
+        else:
+            y = self._scan(pooled)
         norm = self.layernorm
         weight, bias = (norm.weight, norm.bias) if norm is not None else (None, None)
-        mixed = self.out_proj(expand_norm_gate(y, skipped, z, weight, bias, pool))
-        back = [order.index(axis) + 1 for axis in (1, 2, 3)]
-        return mixed.permute(0, *back, 4)
+        mixed = self.out_proj(expand_norm_gate(y, skipped, z, weight, bias, walk.pool))
+        if self.gamma is not None:
+            mixed = mixed * self.gamma
+        return walk.restore(mixed)
 
     def _scan(self, pooled: Tensor) -> Tensor:
         """Scan pooled tokens: (2, batch, step, channel) to the same shape."""

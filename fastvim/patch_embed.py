@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -47,9 +46,9 @@ class PatchEmbed(nn.Module):
         lecun_normal_(self.proj)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(batch, channel, height, width) to (batch, row, column, 1, dim)."""
+        """(batch, channel, height, width) to (batch, row, column, dim)."""
         patches = cut_patches(images, self.patch).flatten(3)
-        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias).unsqueeze(3)
+        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
 class ChannelPatchEmbed(nn.Module):
@@ -64,34 +63,11 @@ class ChannelPatchEmbed(nn.Module):
         nn.init.normal_(self.channel_embed.weight, std=channel_std)
 
     def forward(self, images: Tensor, channels: Tensor) -> Tensor:
-        """(batch, channel, height, width) to (batch, row, column, channel, dim)."""
+        """(batch, channel, height, width) to (batch, row, column, channel, dim).
+
+        channels : identity of each channel, (channel,) or for every image (batch, channel).
+        """
         patches = cut_patches(images, self.patch)
         tokens = F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
-        return tokens + self.channel_embed(channels)
-
-
-def resize_positions(
-    positions: Tensor, trained: tuple[int, int], wanted: tuple[int, int]
-) -> Tensor:
-    """Positions (1, row * column, dim) of the trained grid, bicubic on the wanted one.
-
-    Returns (1, row, column, 1, dim).
-    """
-    grid = positions.unflatten(1, trained)
-    if trained != wanted:
-        resized = F.interpolate(grid.permute(0, 3, 1, 2).float(), wanted, mode="bicubic")
-        grid = resized.permute(0, 2, 3, 1).to(positions.dtype)
-    return grid.unsqueeze(3)
-
-
-def new_positions(grid: tuple[int, int], dim: int) -> nn.Parameter:
-    """Learned positions of a grid: (1, row * column, dim)."""
-    return nn.Parameter(nn.init.trunc_normal_(torch.empty(1, math.prod(grid), dim), std=0.02))
-
-
-def new_head(dim: int, classes: int) -> nn.Linear:
-    """Linear classifier of pooled tokens."""
-    head = nn.Linear(dim, classes)
-    nn.init.trunc_normal_(head.weight, std=0.02)
-    nn.init.zeros_(head.bias)
-    return head
+        identity = self.channel_embed(channels)
+        return tokens + (identity if channels.ndim == 1 else identity[:, None, None])

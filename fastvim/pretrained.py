@@ -10,6 +10,12 @@ from torch import nn
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
+def given(arguments: dict[str, Any]) -> dict[str, Any]:
+    """A constructor's options from its `locals()`, those of the encoder among the others."""
+    options = {k: v for k, v in arguments.items() if k not in ("self", "__class__", "encoder")}
+    return options | arguments.get("encoder", {})
+
+
 class Pretrained(nn.Module):
     """A model that its constructor's `options` rebuild.
 
@@ -17,6 +23,10 @@ class Pretrained(nn.Module):
     """
 
     options: dict[str, Any]
+    grid: tuple[int, int]
+    """Rows and columns of the trained positions, as the blocks see them."""
+    load_report: Any = None
+    """What `load_published` found, if the model is from there."""
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors; makes the folder."""
@@ -29,18 +39,26 @@ class Pretrained(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
-        """Rebuild a saved model on the CPU, in evaluation mode.
+        """Rebuild a saved model of this class or a subclass, on the CPU, in evaluation mode.
 
         Raises FileNotFoundError where a file is absent and ValueError for another model's folder.
         """
         folder = Path(folder)
         options = json.loads((folder / CONFIG).read_text())
         name = options.pop("model", None)
-        if name != cls.__name__:
+        known = {known.__name__: known for known in _with_subclasses(cls)}
+        if name not in known:
             raise ValueError(
                 f"{folder / CONFIG}: expected model {cls.__name__!r}, got {name!r}. "
-                f"Load it with that class"
+                f"Load it with that class, or with fastvim.from_pretrained"
             )
-        model = cls(**options)
+        model = known[name](**options)
         model.load_state_dict(load_file(folder / WEIGHTS))
         return model.eval()
+
+
+def _with_subclasses(cls: type[Any]) -> list[type[Any]]:
+    return [cls, *(known for sub in cls.__subclasses__() for known in _with_subclasses(sub))]
+
+
+from_pretrained = Pretrained.from_pretrained

@@ -15,7 +15,7 @@ def test_layers_hold():
 @pytest.mark.parametrize(
     ("module", "forbidden"),
     [
-        ("fastvim", ["triton", "transformers", "cellpipe"]),
+        ("fastvim", ["transformers", "cellpipe"]),
         ("fastvim_kernels", ["triton", "fastvim"]),
         ("cellpipe.cli", ["torch", "scanpy", "zarr", "skimage"]),
     ],

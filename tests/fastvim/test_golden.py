@@ -1,115 +1,333 @@
-"""Models against the published implementation's own numbers."""
+"""Models against the published implementation's own numbers, every case that lies there.
 
+The terminal summary prints one line a case and one a full-size model.
+"""
+
+import inspect
 import json
+import re
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from fastvim import FastChannelVim, FastVim, create_model
+import fastvim
+import fastvim.mixer
+from fastvim.traversal import Traversal
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
-CASES = [
-    "fastchannelvim_5of8",
-    "fastchannelvim_channel_first_max",
-    "fastchannelvim_channel_first_mean",
-    "fastchannelvim_hcs_train",
-    "fastchannelvim_spatial_first_mean",
-    "fastvim_max",
-    "fastvim_mean",
-    "fastvim_no_norm",
-    "fastvim_no_rotate",
-    "fastvim_scaled",
-]
-STRUCTURES = {
-    "fastchannelvim_small_patch16": "fastchannelvim_small_patch16",
-    "fastchannelvim_small_patch8": "fastchannelvim_small_patch8",
-    "fastvim_tiny_patch16_224": "fastvim_tiny",
-    "fastvim_small_patch16_224": "fastvim_small",
-    "fastvim_base_patch16_224": "fastvim_base",
+CASES = sorted(path.parent.name for path in GOLDEN.glob("cases/*/data.npz"))
+STRUCTURES = sorted(path.stem.removeprefix("structure_") for path in GOLDEN.glob("structure/*"))
+
+OUTPUTS, GRADIENTS = 1e-5, 1e-4
+"""Largest error, relative to the largest value of each tensor."""
+
+CLASSES = {
+    ("models.fastvim", "VisionMamba"): (fastvim.FastVim, {"final_pool_type": "none"}),
+    ("models.fastvim", "MM_FastVim"): (fastvim.DenseFastVim, {}),
+    ("models.vim", "VisionMamba"): (fastvim.Vim, {}),
+    ("models.vim", "MM_Vim"): (fastvim.DenseVim, {}),
+    ("models_channel_mamba", "VisionMamba"): (fastvim.ChannelVim, {}),
+    ("models_channel_mamba_faster", "VisionMamba"): (fastvim.FastChannelVim, {}),
+    ("models_channel_mamba_faster_2dcompress", "VisionMamba"): (
+        fastvim.FastChannelVim,
+        {"compress_2d": True},
+    ),
+    ("models_mamba_faster_mae_vimdecoder", "MaskedAutoencoderViM"): (
+        fastvim.FastMaskVim,
+        {"mirrored_rows": True},
+    ),
+    ("fastvim_mae", "MaskedAutoencoderViM"): (fastvim.MaskVim, {}),
 }
-OPTIONS = {
-    "img_size": "img_size",
-    "patch_size": "patch_size",
-    "channels": "in_chans",
-    "num_classes": "num_classes",
-    "embed_dim": "embed_dim",
-    "depth": "depth",
-    "collapse_method": "collapse_method",
-    "rotate_every_block": "rotate_every_block",
-    "scaling_factor": "scaling_factor",
-    "use_norm_after_ssm": "use_norm_after_ssm",
-    "drop_path_rate": "drop_path_rate",
+"""Published module and class, and what they are here."""
+
+PUBLISHED_ONLY = {
+    "stride",
+    "fused_add_norm",
+    "residual_in_fp32",
+    "ssm_cfg",
+    "sort_channels",
+    "if_cls_token",
+    "use_middle_cls_token",
 }
-"""Published constructor options and what they are called here."""
+"""Published options without a counterpart: the stride is ignored there, and the rest is arithmetic
+or is translated below."""
+
+SILU_IS_ONE = 1.2784645427610738
 
 pytestmark = pytest.mark.skipif(not GOLDEN.exists(), reason=f"no golden data at {GOLDEN}")
 
 
-@pytest.fixture(params=CASES)
-def case(request):
-    folder = GOLDEN / "cases" / request.param
-    published = json.loads((folder / "meta.json").read_text())["kwargs"]
-    data = dict(np.load(folder / "data.npz"))
-    options = {OPTIONS[name]: value for name, value in published.items() if name in OPTIONS}
-    if "scan_order" in published:
-        model = FastChannelVim(scan_order=published["scan_order"].lower(), **options)
-    else:
-        model = FastVim(**options)
-    tensors = {name: torch.from_numpy(value) for name, value in data.items()}
-    weights = {name.removeprefix("state/"): v for name, v in tensors.items() if "state/" in name}
-    model.load_state_dict(weights)
-    image, arguments = tensors["input"], ()
-    if "channels" in tensors:
-        image, arguments = image[:, tensors["channels"]], (tensors["channels"],)
-    elif isinstance(model, FastChannelVim):
-        arguments = (range(image.shape[1]),)
-    return model.eval(), image, arguments, tensors
+def build(module, class_name, published):
+    """Our model of a published class and its options."""
+    names = [(module, class_name), (module.split(".")[-1].removesuffix("_v2"), class_name)]
+    model_class, options = next(CLASSES[name] for name in names if name in CLASSES)
+    options = dict(options)
+    accepted = set(inspect.signature(model_class.__init__).parameters)
+    accepted |= set(fastvim.encoder.EncoderOptions.__annotations__)
+    for name, value in published.items():
+        if name == "scan_order":
+            options[name] = value.lower()
+        elif name == "channels" and "Mask" not in model_class.__name__:
+            options["in_chans"] = value
+        elif name == "final_pool_type" and name not in accepted:
+            continue
+        elif name not in PUBLISHED_ONLY:
+            assert name in accepted, f"{model_class.__name__} has no option {name!r}"
+            options[name] = value
+    if model_class is fastvim.Vim and not published.get("if_cls_token", True):
+        options["class_token"] = "none"
+    elif model_class in (fastvim.Vim, fastvim.ChannelVim):
+        middle = published.get("use_middle_cls_token", True)
+        options["class_token"] = "middle" if middle else "head"
+    return model_class(**options)
 
 
-def relative(got, want):
-    return ((got - want).abs().max() / want.abs().max()).item()
+def read_meta(name):
+    return json.loads((GOLDEN / "cases" / name / "meta.json").read_text())
 
 
+class Case:
+    """One golden case: its model, its arrays and the largest errors seen."""
+
+    def __init__(self, name):
+        self.name, self.meta = name, read_meta(name)
+        arrays = np.load(GOLDEN / "cases" / name / "data.npz")
+        self.golden = {key: torch.from_numpy(value) for key, value in arrays.items()}
+        self.drops_gate = not self.meta["kwargs"].get("use_norm_after_ssm", True)
+        self.model = self.build().eval()
+        weights = {k.removeprefix("state/"): v for k, v in self.golden.items() if "state/" in k}
+        self.model.load_state_dict(weights)
+        self.image = self.golden["input"].clone().requires_grad_()
+        self.errors = defaultdict(float)
+
+    def build(self):
+        return build(self.meta["module"], self.meta["class"], self.meta["kwargs"])
+
+    def run(self, image=None):
+        """Call the model as the case did."""
+        image = self.image if image is None else image
+        model = self.model
+        if isinstance(model, fastvim.FastChannelVim | fastvim.ChannelVim):
+            if "channels" in self.golden:
+                return model(image[:, self.golden["channels"]], self.golden["channels"])
+            return model(image, range(image.shape[1]))
+        if isinstance(model, fastvim.FastMaskVim | fastvim.MaskVim):
+            ratio = self.meta["runner_args"]["mask_ratio"]
+            return model(image, mask_ratio=ratio, noise=self.golden["noise"])
+        return model(image)
+
+    def compare(self, kind, key, got, limit=OUTPUTS):
+        want = self.golden[key]
+        assert got.shape == want.shape, f"{key}: {tuple(got.shape)}, not {tuple(want.shape)}"
+        error = ((got - want).abs().max() / want.abs().max().clamp(min=1e-30)).item()
+        self.errors[kind] = max(self.errors[kind], error)
+        assert error < limit, f"{key}: relative error {error:.1e}"
+
+
+def cases(has):
+    """Run a test for the cases whose description satisfies `has`."""
+    metas = {name: read_meta(name) for name in CASES}
+    chosen = [name for name, meta in metas.items() if "runner" in meta and has(meta)]
+    return pytest.mark.parametrize("case", chosen, indirect=True)
+
+
+every_case = cases(lambda meta: True)
+
+
+@pytest.fixture(scope="module")
+def case(request, golden_report):
+    case = Case(request.param)
+    yield case
+    errors = (f"{kind} {error:.0e}" for kind, error in case.errors.items())
+    golden_report.append(f"{case.name:42}" + "  ".join(errors))
+
+
+def record(model):
+    """Let the model write down what its blocks see; returns the (growing) dictionary."""
+    seen = {}
+    fast = not isinstance(model, fastvim.Vim | fastvim.DenseVim | fastvim.ChannelVim)
+
+    def flat(tokens: Tensor, walk: Traversal | None) -> Tensor:
+        """(batch, token, dim) in the order of a walk."""
+        if walk is None or tokens.ndim == 3:
+            return tokens if walk is None else walk.arrange(tokens)
+        return walk.arrange(tokens).flatten(1, -2)
+
+    def block_hooks(name, block, first):
+        def on_mixer(mixer, inputs, output):
+            kept = inputs[1]
+            walk = mixer.traversal if kept is None else kept.along(mixer.traversal)
+            seen[f"{name}.mixer_in"] = flat(inputs[0], walk)
+            seen[f"{name}.mixer_out"] = flat(output, walk)
+
+        def on_block(block, inputs, output):
+            grid = first.traversal if inputs[0].ndim > 3 and fast else None
+            seen[f"{name}.hidden"] = flat(output[0], grid)
+            seen[f"{name}.residual"] = flat(output[1], grid)
+
+        block.mixer.register_forward_hook(on_mixer)
+        block.register_forward_hook(on_block)
+
+    for stack in ("layers", "decoder_blocks"):
+        for number, block in enumerate(blocks := getattr(model, stack, [])):
+            block_hooks(f"{stack}.{number}", block, blocks[0].mixer)
+    return seen
+
+
+@every_case
 def test_outputs(case):
-    model, image, arguments, golden = case
-    logits = model(image, *arguments)
-    assert relative(logits, golden["logits"]) < 1e-5
-    if isinstance(model, FastChannelVim):
-        pooled, _ = model.embed(image, *arguments)
-        assert relative(pooled, golden["features"]) < 1e-5
+    seen = record(case.model)
+    output = case.run()
+    compare = {"mm": compare_maps, "mae": compare_reconstruction}.get(
+        case.meta["runner"], compare_logits
+    )
+    compare(case, output)
+    if not (case.drops_gate and isinstance(case.model, fastvim.Vim)):  # those of the other path
+        for key in case.golden:
+            name = key.removeprefix("intermediate/")
+            if name in seen and key.startswith("intermediate/"):
+                case.compare("blocks", key, seen[name])
 
 
+def compare_logits(case, output):
+    plain = "logits"
+    if case.drops_gate and isinstance(case.model, fastvim.Vim):
+        plain = "logits_fastpath"  # of the two published paths the one that keeps the gate
+    case.compare("outputs", plain, output)
+    if not case.drops_gate and "logits_fastpath" in case.golden:
+        case.compare("outputs", "logits_fastpath", output)
+    head, case.model.head = case.model.head, torch.nn.Identity()
+    case.compare("outputs", plain.replace("logits", "features"), case.run())
+    case.model.head = head
+
+
+def compare_maps(case, output):
+    for number, tokens in enumerate(output):
+        case.compare("maps", f"feat/{number}", tokens)
+
+
+def compare_reconstruction(case, output):
+    loss, pred, mask = output
+    latent, masking = case.model.forward_encoder(
+        case.image, case.meta["runner_args"]["mask_ratio"], case.golden["noise"]
+    )
+    case.compare("outputs", "mask", mask)
+    case.compare("outputs", "latent", latent)
+    case.compare("outputs", "ids_keep", masking.kept)
+    case.compare("outputs", "ids_restore", masking.restore)
+    for path in ("", "_v2", "_fastpath"):
+        if f"loss{path}" in case.golden:
+            case.compare("outputs", f"loss{path}", loss)
+            case.compare("outputs", f"pred{path}", pred)
+    normed = case.model.norm_pix_loss
+    case.model.norm_pix_loss = not normed
+    case.compare("outputs", "loss_norm_pix_toggled", case.run()[0])
+    case.model.norm_pix_loss = False
+    case.compare("outputs", "target", case.model.target(case.image))
+    case.model.norm_pix_loss = normed
+    fresh = case.build()
+    case.compare("outputs", "init/pos_embed", fresh.pos_embed)
+    case.compare("outputs", "init/decoder_pos_embed", fresh.decoder_pos_embed)
+
+
+@cases(lambda meta: meta["runner_args"].get("other_inputs"))
+def test_other_input_sizes(case):
+    for other in case.meta["runner_args"]["other_inputs"]:
+        for number, tokens in enumerate(case.run(case.golden[other])):
+            case.compare("maps", f"feat_{other}/{number}", tokens)
+
+
+@cases(lambda meta: not meta["kwargs"].get("use_norm_after_ssm", True))
+def test_published_path_that_drops_the_gate(case, monkeypatch):
+    """With SiLU(z) set to 1 the other published path is reproduced too."""
+    gated = fastvim.mixer.expand_norm_gate
+
+    def ungated(y, skipped, z, *rest):
+        return gated(y, skipped, torch.full_like(z, SILU_IS_ONE), *rest)
+
+    monkeypatch.setattr(fastvim.mixer, "expand_norm_gate", ungated)
+    key = "logits" if isinstance(case.model, fastvim.Vim) else "logits_fastpath"
+    case.compare("ungated", key, case.run())
+
+
+@cases(lambda meta: meta["runner_args"].get("pools"))
+def test_final_pooling(case):
+    kept = case.model.final_pool_type
+    for pool in case.meta["runner_args"]["pools"]:
+        case.model.final_pool_type = pool
+        case.compare("outputs", f"logits_pool_{pool}", case.run())
+    case.model.final_pool_type = kept
+
+
+@cases(lambda meta: meta["runner_args"].get("grads"))
 def test_gradients(case):
-    model, image, arguments, golden = case
-    if "loss" not in golden:
-        pytest.skip("the case has no gradients")
-    image = image.clone().requires_grad_()
-    loss = model(image, *arguments).pow(2).mean()
+    output = case.run()
+    runner = case.meta["runner"]
+    if runner == "mae":
+        loss = output[0]
+    elif runner == "mm":
+        loss = sum(tokens.pow(2).mean() for tokens in output)
+    else:
+        loss = output.pow(2).mean()
+    case.compare("outputs", "loss", loss)
     loss.backward()
-    assert relative(loss, golden["loss"]) < 1e-5
-    gradients = {name: p.grad for name, p in model.named_parameters()} | {"input": image.grad}
-    for name, want in golden.items():
-        if name.startswith("grad/"):
-            assert relative(gradients[name.removeprefix("grad/")], want) < 1e-4, name
+    parameters = dict(case.model.named_parameters()) | {"input": case.image}
+    for key in case.golden:
+        if key.startswith("grad/"):
+            gradient = parameters[key.removeprefix("grad/")].grad
+            case.compare("gradients", key, gradient, limit=GRADIENTS)
 
 
-@pytest.mark.parametrize(("name", "structure"), STRUCTURES.items())
-def test_parameter_names_and_shapes(name, structure):
+def full_size(described):
+    """Our model of a published full-size one, on no device."""
+    if described["function"].startswith("MM_"):
+        return build(described["module"], described["function"], described["kwargs"])
+    family, size = re.fullmatch(
+        r"(?P<family>.*?)(?:_v2)?_(?P<size>tiny|small|base|large|huge).*", described["model"]
+    ).groups()
+    family = {
+        "mae_fastvim": "fastmaskvim",
+        "mae_vim": "maskvim",
+        "fastchannelvim_2dcompress": "fastchannelvim_2d",
+    }.get(family, family)
+    patch = described["params"]["patch_embed.proj.weight"][-1]
+    (name,) = (n for n in fastvim.list_models(f"{family}_{size}_patch{patch}*") if "dense" not in n)
+    overrides = {"img_size": described["kwargs"].get("img_size", 224)}
+    return fastvim.create_model(name, **overrides)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_parameter_names_and_shapes(structure, golden_report):
     described = json.loads((GOLDEN / "structure" / f"structure_{structure}.json").read_text())
     with torch.device("meta"):
-        model = create_model(name)
+        model = full_size(described)
     shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
     assert shapes == described["params"]
+    fixed = {name for name, value in model.named_parameters() if not value.requires_grad}
+    assert fixed == set(described["requires_grad_false"])
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert count == described["total_params"]
+    golden_report.append(f"{structure:42}{count:>12,} parameters")
 
 
-@pytest.mark.parametrize(("depth", "rate"), [(4, 0.3), (6, 0.05), (24, 0.4)])
-def test_drop_path_rates(depth, rate):
-    tables = json.loads((GOLDEN / "tables" / "drop_path.json").read_text())
-    model = create_model(
-        "fastchannelvim_micro_patch8", embed_dim=16, depth=depth, drop_path_rate=rate
+DROP_PATH = json.loads((GOLDEN / "tables" / "drop_path.json").read_text()) if CASES else {}
+FAMILIES = {
+    "fastvim": fastvim.FastVim,
+    "vim": fastvim.Vim,
+    "channel_baseline": fastvim.ChannelVim,
+    "fastchannel": fastvim.FastChannelVim,
+}
+
+
+@pytest.mark.parametrize("entry", DROP_PATH)
+def test_drop_path_rates(entry):
+    family, depth, rate = re.fullmatch(r"(.*)_depth(.*)_rate(.*)", entry).groups()
+    model = FAMILIES[family](
+        img_size=32, embed_dim=16, depth=int(depth), drop_path_rate=float(rate)
     )
-    published = tables[f"fastchannel_depth{depth}_rate{rate}"]
-    assert [layer.drop_rate for layer in model.layers] == pytest.approx(published["layers"])
-    assert model.drop_path_rate == published["final"]
+    assert [layer.drop_rate for layer in model.layers] == pytest.approx(DROP_PATH[entry]["layers"])
+    assert model.layers.drop_path_rate == DROP_PATH[entry]["final"]
