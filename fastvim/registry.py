@@ -153,5 +153,5 @@ def _timm_entrypoint(name: str) -> Callable[..., nn.Module]:
 
 for _name in MODELS:
     # where this module is run again its models are known; timm would warn of each
-    if not is_model_in_modules(_name, __name__.rsplit(".", 1)[-1]):
+    if not is_model_in_modules(_name, [__name__.rsplit(".", 1)[-1]]):
         globals()[_name] = register_model(_timm_entrypoint(_name))

@@ -2,20 +2,25 @@
 
 import pytest
 
-LINES = pytest.StashKey[list[str]]()
+REPORT = pytest.StashKey[dict[str, dict[str, float]]]()
 
 
 def pytest_configure(config):
-    config.stash[LINES] = []
+    config.stash[REPORT] = {}
 
 
 @pytest.fixture(scope="session")
 def golden_report(request):
-    """Lines to print below the test results."""
-    return request.config.stash[LINES]
+    """Numbers to print below the test results: by case or model, and by what they measure."""
+    return request.config.stash[REPORT]
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    if lines := config.stash[LINES]:
+    if report := config.stash[REPORT]:
         terminalreporter.section("largest errors relative to each golden tensor's maximum")
-        terminalreporter.write_line("\n".join(lines))
+        for name, numbers in report.items():
+            cells = (
+                f"{value:,} {kind}" if kind == "parameters" else f"{kind} {value:.0e}"
+                for kind, value in numbers.items()
+            )
+            terminalreporter.write_line(f"{name:42}" + "  ".join(cells))

@@ -6,7 +6,6 @@ The terminal summary prints one line a case and one a full-size model.
 import inspect
 import json
 import re
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +55,8 @@ PUBLISHED_ONLY = {
 """Published options without a counterpart: the stride is ignored there, and the rest is arithmetic
 or is translated below."""
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
 SILU_IS_ONE = 1.2784645427610738
 
 pytestmark = pytest.mark.skipif(not GOLDEN.exists(), reason=f"no golden data at {GOLDEN}")
@@ -96,13 +97,13 @@ class Case:
     def __init__(self, name):
         self.name, self.meta = name, read_meta(name)
         arrays = np.load(GOLDEN / "cases" / name / "data.npz")
-        self.golden = {key: torch.from_numpy(value) for key, value in arrays.items()}
+        self.golden = {key: torch.from_numpy(value).to(DEVICE) for key, value in arrays.items()}
         self.drops_gate = not self.meta["kwargs"].get("use_norm_after_ssm", True)
-        self.model = self.build().eval()
+        self.model = self.build().eval().to(DEVICE)
         weights = {k.removeprefix("state/"): v for k, v in self.golden.items() if "state/" in k}
         self.model.load_state_dict(weights)
         self.image = self.golden["input"].clone().requires_grad_()
-        self.errors = defaultdict(float)
+        self.errors = {}
 
     def build(self):
         return build(self.meta["module"], self.meta["class"], self.meta["kwargs"])
@@ -124,7 +125,7 @@ class Case:
         want = self.golden[key]
         assert got.shape == want.shape, f"{key}: {tuple(got.shape)}, not {tuple(want.shape)}"
         error = ((got - want).abs().max() / want.abs().max().clamp(min=1e-30)).item()
-        self.errors[kind] = max(self.errors[kind], error)
+        self.errors[kind] = max(self.errors.get(kind, 0.0), error)
         assert error < limit, f"{key}: relative error {error:.1e}"
 
 
@@ -141,9 +142,8 @@ every_case = cases(lambda meta: True)
 @pytest.fixture(scope="module")
 def case(request, golden_report):
     case = Case(request.param)
-    yield case
-    errors = (f"{kind} {error:.0e}" for kind, error in case.errors.items())
-    golden_report.append(f"{case.name:42}" + "  ".join(errors))
+    case.errors = golden_report.setdefault(case.name, {})
+    return case
 
 
 def record(model):
@@ -229,7 +229,7 @@ def compare_reconstruction(case, output):
     case.model.norm_pix_loss = False
     case.compare("outputs", "target", case.model.target(case.image))
     case.model.norm_pix_loss = normed
-    fresh = case.build()
+    fresh = case.build().to(DEVICE)
     case.compare("outputs", "init/pos_embed", fresh.pos_embed)
     case.compare("outputs", "init/decoder_pos_embed", fresh.decoder_pos_embed)
 
@@ -311,7 +311,7 @@ def test_parameter_names_and_shapes(structure, golden_report):
     assert fixed == set(described["requires_grad_false"])
     count = sum(parameter.numel() for parameter in model.parameters())
     assert count == described["total_params"]
-    golden_report.append(f"{structure:42}{count:>12,} parameters")
+    golden_report[structure] = {"parameters": count}
 
 
 DROP_PATH = json.loads((GOLDEN / "tables" / "drop_path.json").read_text()) if CASES else {}
