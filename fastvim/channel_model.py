@@ -92,7 +92,8 @@ class ChannelModel(TimmClassifier):
         tokens, class_token = self._encode(self._embed_patches(x, index))
         if class_token is not None:
             return self.head(class_token)
-        return pool_and_classify(tokens.flatten(1, 3), self.final_pool_type, self.head)
+        on_image = tokens.transpose(1, 2) if self.colwise else tokens
+        return pool_and_classify(on_image.flatten(1, 3), self.final_pool_type, self.head)
 
     def forward_features(self, x: Tensor, channels: Channels = None) -> Tensor:
         """Patch tokens after the final norm, (batch, channel, row, column, dim)."""

@@ -113,6 +113,11 @@ class MaskedAutoencoder(TimmModel):
         self, x: Tensor, mask_ratio: float = 0.75, noise: Tensor | None = None
     ) -> tuple[Tensor, Masking]:
         """Kept tokens after the final norm, (batch, kept, dim), a class token in their middle."""
+        if x.ndim != 4 or x.shape[1] != self.in_chans:
+            raise ValueError(
+                f"{type(self).__name__}: expected images (batch, channel, height, width) with "
+                f"{self.in_chans} channels, got {tuple(x.shape)}"
+            )
         tokens = self.patch_embed(x)
         grid = tokens.shape[1:3]
         tokens = tokens.flatten(1, 2)
@@ -145,9 +150,9 @@ class MaskedAutoencoder(TimmModel):
         return self.decoder_pred(self.decoder_blocks(tokens, self.decoder_norm)[:, :count])
 
     def loss(self, x: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
-        """Mean squared error of the removed patches, over the whole batch."""
+        """Mean squared error of the removed patches, over the whole batch; 0 if there are none."""
         error = (pred - self.target(x)).square().mean(-1)
-        return (error * mask).sum() / mask.sum()
+        return (error * mask).sum() / mask.sum().clamp(min=1)
 
     def target(self, x: Tensor) -> Tensor:
         """Pixels to reconstruct, (batch, token, patch * patch * channel), channel fastest."""
@@ -190,6 +195,8 @@ class FastMaskVim(MaskedAutoencoder):
         **encoder: Unpack[EncoderOptions],
     ) -> None:
         options = given(locals())
+        if options.get("collapse_method", "mean") != "mean":
+            raise ValueError("collapse_method: kept tokens are pooled by their mean; leave it out")
         own = {name: options.pop(name) for name in ("rotate_every_block", "mirrored_rows")}
         super().__init__(image_cycle(rotate=rotate_every_block), **options)
         self.options = options | own
