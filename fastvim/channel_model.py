@@ -137,17 +137,22 @@ class ChannelModel(TimmClassifier):
 
     def _channel_index(self, x: Tensor, channels: Channels) -> Tensor:
         """Check `channels` against the image and the trained channels."""
-        index = torch.as_tensor(
-            range(self.in_chans) if channels is None else channels, dtype=torch.long
-        )
+        if channels is None:
+            index = torch.arange(self.in_chans, device=x.device)
+        else:
+            index = torch.as_tensor(channels, dtype=torch.long)
         if x.ndim != 4 or index.shape not in ((x.shape[1],), x.shape[:2]):
             raise ValueError(
                 f"{type(self).__name__}: expected images (batch, channel, height, width) with "
                 f"{index.shape[-1]} channels, one for each of channels={index.tolist()}, "
                 f"got {tuple(x.shape)}. Name the trained channel of each image channel"
             )
-        # reading the values would break a compiled graph in two; meta tensors have none
-        if torch.compiler.is_compiling() or index.is_meta:
+        # all channels need no check; reading values would break a compiled or recorded graph
+        if (
+            channels is None
+            or torch.compiler.is_compiling()
+            or (x.is_cuda and torch.cuda.is_current_stream_capturing())
+        ):
             return index.to(x.device)
         if index.numel() == 0 or index.min() < 0 or index.max() >= self.in_chans:
             raise IndexError(

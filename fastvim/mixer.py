@@ -1,9 +1,9 @@
 """The FastVim mixer: convolve, pool, scan, expand, gate."""
 
 import math
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from fastvim_kernels import conv_pool, expand_norm_gate, selective_scan
 from torch import Tensor, nn
 
@@ -12,6 +12,18 @@ from fastvim.traversal import KeptTokens, KeptWalk, Traversal
 STATE = 16
 TAPS = 4
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
+
+
+class _Directions(NamedTuple):
+    """Parameters of both directions, (2, ...) each."""
+
+    conv: Tensor
+    conv_bias: Tensor
+    skip: Tensor
+    x_proj: Tensor
+    dt_proj: Tensor
+    dt_bias: Tensor
+    A_log: Tensor
 
 
 class Mixer(nn.Module):
@@ -61,6 +73,7 @@ class Mixer(nn.Module):
         self.D_b = nn.Parameter(torch.ones(inner))
         self.out_proj = nn.Linear(inner, dim, bias=False)
         self.gamma = None if layer_scale is None else nn.Parameter(torch.full((dim,), layer_scale))
+        self._frozen: _Directions | None = None
         self.reset_parameters()
 
     @torch.no_grad()
@@ -85,40 +98,57 @@ class Mixer(nn.Module):
         Returns the shape of `hidden`.
         """
         walk = self.traversal if kept is None else kept.along(self.traversal)
-        hidden = walk.arrange(hidden)
-        # two products rather than one, so that each half is contiguous
-        x, z = (F.linear(hidden, half) for half in self.in_proj.weight.chunk(2))
-        pooled, skipped = conv_pool(
-            x,
+        if isinstance(walk, KeptWalk):
+            x, z = self._project(walk.arrange(hidden))
+        else:
+            # views: nothing is transposed in memory, as the operations take any strides
+            x, z = (walk.arrange(half) for half in self._project(hidden))
+        both = self._frozen or self._directions()
+        pooled, skipped = conv_pool(x, both.conv, both.conv_bias, both.skip, walk.pool, self.method)
+        del x  # a large image's tokens are most of the memory
+        if isinstance(walk, KeptWalk):
+            y = walk.expand(self._scan(walk.mean(pooled), both))
+        else:
+            y = self._scan(pooled, both)
+        norm = self.layernorm
+        weight, bias = (norm.weight, norm.bias) if norm is not None else (None, None)
+        mixed = expand_norm_gate(y, skipped, z, weight, bias, walk.pool)
+        mixed = self.out_proj(walk.restore(mixed))
+        return mixed if self.gamma is None else mixed * self.gamma
+
+    def _project(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens twice as wide, and their gates."""
+        x, z = self.in_proj(hidden).chunk(2, dim=-1)
+        return x, z
+
+    def freeze(self, dtype: torch.dtype) -> None:
+        """Prepare for inference alone: products in `dtype`, parameters of both directions joined.
+
+        What autocast and every call would do. Changes of the parameters have no effect afterwards.
+        """
+        both = self._directions()
+        self._frozen = both._replace(x_proj=both.x_proj.to(dtype), dt_proj=both.dt_proj.to(dtype))
+        self.in_proj.to(dtype)
+        self.out_proj.to(dtype)
+
+    def _directions(self) -> "_Directions":
+        return _Directions(
             torch.stack([self.conv1d.weight, self.conv1d_b.weight]).squeeze(2),
             torch.stack([self.conv1d.bias, self.conv1d_b.bias]),  # type: ignore[list-item]
             torch.stack([self.D, self.D_b]),
-            walk.pool,
-            self.method,
+            torch.stack([self.x_proj.weight, self.x_proj_b.weight]),
+            torch.stack([self.dt_proj.weight, self.dt_proj_b.weight]),
+            torch.stack([self.dt_proj.bias, self.dt_proj_b.bias]),
+            torch.stack([self.A_log, self.A_b_log]),
         )
-        del x  # a large image's tokens are most of the memory
-        if isinstance(walk, KeptWalk):
-            y = walk.expand(self._scan(walk.mean(pooled)))
-        else:
-            y = self._scan(pooled)
-        norm = self.layernorm
-        weight, bias = (norm.weight, norm.bias) if norm is not None else (None, None)
-        mixed = self.out_proj(expand_norm_gate(y, skipped, z, weight, bias, walk.pool))
-        if self.gamma is not None:
-            mixed = mixed * self.gamma
-        return walk.restore(mixed)
 
-    def _scan(self, pooled: Tensor) -> Tensor:
+    def _scan(self, pooled: Tensor, both: "_Directions") -> Tensor:
         """Scan pooled tokens: (2, batch, step, channel) to the same shape."""
-        if self.method == "mean":
+        if self.method == "mean" and self.pool_scale != 1:
             pooled = pooled * self.pool_scale
         _, batch, step, _ = pooled.shape
-        x_proj = torch.stack([self.x_proj.weight, self.x_proj_b.weight])
-        dt_proj = torch.stack([self.dt_proj.weight, self.dt_proj_b.weight])
-        dt_bias = torch.stack([self.dt_proj.bias, self.dt_proj_b.bias])
-        rates = -torch.stack([self.A_log, self.A_b_log]).float().exp()
-        dt, b, c = (pooled.flatten(1, 2) @ x_proj.mT).split([self.rank, STATE, STATE], dim=-1)
-        # the bias outweighs the product and is added in float32
-        dt = F.softplus((dt @ dt_proj.mT).float() + dt_bias[:, None])
+        maps = pooled.flatten(1, 2) @ both.x_proj.mT
+        dt, b, c = maps.split([self.rank, STATE, STATE], dim=-1)
+        dt = dt @ both.dt_proj.mT
         dt, b, c = (v.unflatten(1, (batch, step)) for v in (dt, b, c))
-        return selective_scan(pooled, dt, rates, b, c)
+        return selective_scan(pooled, dt, both.dt_bias, both.A_log, b, c)

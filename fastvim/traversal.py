@@ -30,8 +30,8 @@ class Traversal:
         return tuple(self.order.index(axis) for axis in self.pooled)
 
     def arrange(self, tokens: Tensor) -> Tensor:
-        """Put the axes of (batch, *grid, dim) tokens in this order."""
-        return tokens.permute(0, *(axis + 1 for axis in self.order), -1).contiguous()
+        """Put the axes of (batch, *grid, dim) tokens in this order; a view."""
+        return tokens.permute(0, *(axis + 1 for axis in self.order), -1)
 
     def restore(self, tokens: Tensor) -> Tensor:
         """Undo `arrange`."""

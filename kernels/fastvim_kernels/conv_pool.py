@@ -28,12 +28,14 @@ def conv_pool(
         u_0[t] = SiLU(bias_0 + sum_k weight_0[k] * x[t - (K-1) + k])
         u_1[t] = SiLU(bias_1 + sum_k weight_1[k] * x[t + (K-1) - k])
 
-    x : (batch, *grid, channel)
+    x : (batch, *grid, channel), of any strides: an order of the tokens other than that in memory
+        is a permuted view, which is never copied as a whole.
     weight : (2, channel, K); bias, skip : (2, channel), one row a direction.
     pool : axes of `grid` to pool away (0 is the first). method : "mean" or "max".
 
     Returns `pooled`, (2, batch, step, channel): u over the remaining axes, flattened; and
-    `skipped`, shape of `x`: skip_0 * u_0 + skip_1 * u_1. Arithmetic is float32.
+    `skipped`, shape and strides of `x`: skip_0 * u_0 + skip_1 * u_1. Arithmetic is float32. Equal
+    maxima share the gradient; on a GPU the first in the tokens' order gets it.
     """
     return _forward(x, weight.float(), bias.float(), skip.float(), pool, method)
 
@@ -48,20 +50,17 @@ def _forward(
     batch, *grid, channel = x.shape
     remaining = _remaining(grid, pool)
     pooled = x.new_empty(2, batch, *remaining, channel)
-    skipped = x.new_empty(batch, math.prod(grid), channel)
-    x = x.reshape(skipped.shape)
-    row = math.prod(grid[1:])
+    skipped = torch.empty_like(x)
     for images, rows in pieces(batch, grid, channel, x.device, split_rows=0 not in pool):
-        tokens = slice(rows.start * row, rows.stop * row)
         total = torch.zeros((), device=x.device)
-        for d, u in enumerate(_convolve(x[images], weight, bias, tokens)):
+        for d, u in enumerate(_convolve(x[images], weight, bias, rows)):
             u = F.silu(u, inplace=True)
             on_grid = u.unflatten(1, (rows.stop - rows.start, *grid[1:]))
             where = (d, images, slice(None) if 0 in pool else rows)
             pooled[where] = _pool(on_grid, pool, method)
-            total = torch.addcmul(total, u, skip[d])
-        skipped[images, tokens] = total
-    return pooled.view(2, batch, math.prod(remaining), channel), skipped.unflatten(1, grid)
+            total = torch.addcmul(total, on_grid, skip[d])
+        skipped[images, rows] = total
+    return pooled.view(2, batch, math.prod(remaining), channel), skipped
 
 
 @_forward.register_fake
@@ -70,7 +69,7 @@ def _(
 ) -> tuple[Tensor, Tensor]:
     batch, *grid, channel = x.shape
     step = math.prod(_remaining(grid, pool))
-    return x.new_empty(2, batch, step, channel), x.new_empty(x.shape)
+    return x.new_empty(2, batch, step, channel), torch.empty_like(x)
 
 
 @operation("conv_pool_backward")
@@ -90,13 +89,12 @@ def _backward(
     dpooled = dpooled.float().reshape(2, batch, *scanned, channel)
     if method == "mean":
         dpooled = dpooled / math.prod(grid[axis] for axis in pool)
-    dx = x.new_empty(batch, length, channel)
-    x = x.reshape(dx.shape)
+    dx = torch.empty_like(x)
     dweight, dbias, dskip = (torch.zeros(v.shape, device=x.device) for v in (weight, bias, skip))
     for images, _ in pieces(batch, grid, channel, x.device, split_rows=False):
-        piece, dout = x[images].float(), dskipped[images].float().flatten(1, -2)
+        piece, dout = (v[images].flatten(1, -2).float() for v in (x, dskipped))
         dpiece = torch.zeros((), device=x.device)
-        for d, u in enumerate(_convolve(piece, weight, bias, slice(0, length))):
+        for d, u in enumerate(_convolve(piece.unflatten(1, grid), weight, bias, slice(0, grid[0]))):
             sigmoid = torch.sigmoid(u)
             u.mul_(sigmoid)
             dskip[d] += _total(dout * u)
@@ -113,8 +111,8 @@ def _backward(
                 here, there = (near, far) if d == 0 else (far, near)
                 dweight[d, :, tap] += _total(du[:, here] * piece[:, there])
             dpiece = dpiece + _filter(du, weight[d], reverse=d == 0)
-        dx[images] = dpiece
-    return dx.unflatten(1, grid), dweight, dbias, dskip
+        dx[images] = dpiece.unflatten(1, grid)
+    return dx, dweight, dbias, dskip
 
 
 @_backward.register_fake
@@ -129,7 +127,7 @@ def _(
     method: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dweight, dbias, dskip = (weight.new_empty(v.shape) for v in (weight, bias, skip))
-    return x.new_empty(x.shape), dweight, dbias, dskip
+    return torch.empty_like(x), dweight, dbias, dskip
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -157,12 +155,19 @@ def _filter(signal: Tensor, weight: Tensor, *, reverse: bool, bias: Tensor | Non
     return out[:, taps - 1 :] if reverse else out[:, :length]
 
 
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor, tokens: slice) -> Iterator[Tensor]:
-    """Each direction at the given tokens, (batch, token, channel), before SiLU."""
-    reach = weight.shape[-1] - 1
-    start = max(0, tokens.start - reach)
-    window = x[:, start : tokens.stop + reach].float()
-    inside = slice(tokens.start - start, tokens.stop - start)
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor, rows: slice) -> Iterator[Tensor]:
+    """Each direction at the tokens of some rows, (batch, token, channel), before SiLU.
+
+    x : (batch, *grid, channel) of any strides; rows of the grid's first axis.
+    """
+    reach, row = weight.shape[-1] - 1, math.prod(x.shape[2:-1])
+    beyond = -(-reach // row)
+    first = max(0, rows.start - beyond)
+    tokens = x[:, first : rows.stop + beyond].flatten(1, -2)
+    before, count = (rows.start - first) * row, (rows.stop - rows.start) * row
+    start = max(0, before - reach)
+    window = tokens[:, start : before + count + reach].float()
+    inside = slice(before - start, before - start + count)
     for d in (0, 1):
         yield _filter(window, weight[d], reverse=d == 1, bias=bias[d])[:, inside]
 

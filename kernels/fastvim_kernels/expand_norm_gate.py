@@ -24,10 +24,11 @@ def expand_norm_gate(
         out = LayerNorm((y_0 + y_1 + skipped) / 2) * SiLU(z)
 
     y : (2, batch, step, channel), steps over the axes that are not pooled, flattened.
-    skipped, z : (batch, *grid, channel).
+    skipped, z : (batch, *grid, channel), with the channels adjacent in memory and the other axes
+    in any order.
     weight, bias : (channel,) of the LayerNorm; None leaves it out.
 
-    Returns (batch, *grid, channel) in `z`'s dtype. Arithmetic is float32.
+    Returns (batch, *grid, channel) in `z`'s dtype and order. Arithmetic is float32.
     """
     if weight is not None and bias is not None:
         weight, bias = weight.float(), bias.float()
@@ -49,12 +50,12 @@ def _forward(
 ) -> Tensor:
     batch, *grid, channel = z.shape
     half = _half(y, grid, pool)
-    out = z.new_empty(z.shape)
+    out = torch.empty_like(z)
     for images, rows in pieces(batch, grid, channel, z.device, split_rows=True):
         mixed = _expand(half, skipped, images, rows)
         if weight is not None:
             mixed = F.layer_norm(mixed, weight.shape, weight, bias, eps)
-        torch.mul(F.silu(z[images, rows].float()), mixed, out=out[images, rows])
+        torch.mul(F.silu(_piece(z, images, rows)), mixed, out=out[images, rows])
     return out
 
 
@@ -68,7 +69,7 @@ def _(
     pool: Sequence[int],
     eps: float,
 ) -> Tensor:
-    return z.new_empty(z.shape)
+    return torch.empty_like(z)
 
 
 @operation("expand_norm_gate_backward")
@@ -86,11 +87,11 @@ def _backward(
     batch, *grid, channel = z.shape
     half = _half(y, grid, pool)
     dhalf = half.new_zeros(half.shape)
-    dskipped, dz = skipped.new_empty(z.shape), z.new_empty(z.shape)
+    dskipped, dz = torch.empty_like(skipped), torch.empty_like(z)
     dweight, dbias = (half.new_zeros(0 if v is None else channel) for v in (weight, bias))
     axes = [axis + 1 for axis in pool]
     for images, rows in pieces(batch, grid, channel, z.device, split_rows=True):
-        gate, dpiece = z[images, rows].float(), dout[images, rows].float()
+        gate, dpiece = _piece(z, images, rows), _piece(dout, images, rows)
         mixed = normed = _expand(half, skipped, images, rows)
         if weight is not None:
             normed, mean, rstd = torch.native_layer_norm(mixed, weight.shape, weight, bias, eps)
@@ -127,7 +128,7 @@ def _(
     dweight, dbias = (
         z.new_empty(0 if v is None else v.shape, dtype=torch.float32) for v in (weight, bias)
     )
-    dskipped, dz = skipped.new_empty(z.shape), z.new_empty(z.shape)
+    dskipped, dz = torch.empty_like(skipped), torch.empty_like(z)
     return y.new_empty(y.shape[1:]), dskipped, dz, dweight, dbias
 
 
@@ -158,4 +159,9 @@ def _half(y: Tensor, grid: Sequence[int], pool: Sequence[int]) -> Tensor:
 def _expand(half: Tensor, skipped: Tensor, images: slice, rows: slice) -> Tensor:
     """Sum of both paths on some rows of the full grid."""
     into = slice(None) if half.shape[1] == 1 else rows
-    return torch.add(half[images, into], skipped[images, rows].float(), alpha=0.5)
+    return torch.add(half[images, into], _piece(skipped, images, rows), alpha=0.5)
+
+
+def _piece(tokens: Tensor, images: slice, rows: slice) -> Tensor:
+    """Part of a tensor in float32 and in the order of its axes, in which the rest is fastest."""
+    return tokens[images, rows].to(torch.float32, memory_format=torch.contiguous_format)

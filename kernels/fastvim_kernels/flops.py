@@ -31,21 +31,29 @@ def _conv_pool_backward(
 
 
 @register_flop_formula(torch.ops.fastvim.selective_scan)
-def _selective_scan(u: Shape, dt: Shape, A: Shape, *rest: Any, out_shape: Any = None) -> int:
+def _selective_scan(
+    u: Shape, dt: Shape, dt_bias: Shape, A_log: Shape, *rest: Any, out_shape: Any = None
+) -> int:
     """Six a direction, step, channel and state.
 
     Products with A and B (2), the state's multiply-add (2), the output's (2).
     """
-    return 6 * prod(u) * A[-1]
+    return 6 * prod(u) * A_log[-1]
 
 
 @register_flop_formula(torch.ops.fastvim.selective_scan_backward)
 def _selective_scan_backward(
-    dy: Shape, u: Shape, dt: Shape, A: Shape, *rest: Any, out_shape: Any = None
+    dy: Shape,
+    u: Shape,
+    dt: Shape,
+    dt_bias: Shape,
+    A_log: Shape,
+    *rest: Any,
+    out_shape: Any = None,
 ) -> int:
     """Nineteen a direction, step, channel and state.
 
     The states again (4), their gradient (3), the exponent's (2), and a multiply-add for each of
     A, B, C, dt and dt * u (10).
     """
-    return 19 * prod(u) * A[-1]
+    return 19 * prod(u) * A_log[-1]

@@ -4,74 +4,96 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from fastvim_kernels.operation import operation
+from fastvim_kernels.operation import operation, use_triton
 from fastvim_kernels.pieces import piece_elements
 
+CARD_CHUNK_STEPS = 64  # of the Triton kernels: two bytes a step and channel of stored states
 
-def selective_scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+
+def selective_scan(
+    u: Tensor, dt: Tensor, dt_bias: Tensor, A_log: Tensor, B: Tensor, C: Tensor
+) -> Tensor:
     """Scan direction 0 from the first step to the last, and direction 1 from the last to the first.
 
-        h_t = exp(dt_t * A) * h_{t-1} + dt_t * B_t * u_t
+        s_t = softplus(dt_t + dt_bias)
+        h_t = exp(-s_t * exp(A_log)) * h_{t-1} + s_t * B_t * u_t
         y_t = C_t . h_t
 
-    u, dt : (2, batch, step, channel), dt positive.
-    A : (2, channel, state), negative. B, C : (2, batch, step, state).
+    u, dt : (2, batch, step, channel). dt_bias : (2, channel). A_log : (2, channel, state).
+    B, C : (2, batch, step, state), with any strides for all but the last axis.
 
     Returns y, shape and dtype of `u`; the arithmetic is float32.
     """
-    keep = torch.is_grad_enabled() and any(v.requires_grad for v in (u, dt, A, B, C))
-    return _forward(u, dt, A, B, C, keep)[0]
+    inputs = (u, dt, dt_bias, A_log, B, C)
+    # an exported program has no backward pass, and the number of states would fix its sizes
+    keep = torch.is_grad_enabled() and any(v.requires_grad for v in inputs)
+    keep = keep and not torch.compiler.is_exporting()
+    return _forward(*inputs, keep)[0]
 
 
 # Both operations run both directions forward in time, a chunk of steps at a time. Inside, u, dt and
-# y have shape (step, 2, batch, channel), A (2, 1, state, channel), B and C (step, 2, batch, state),
-# h (2, batch, state, channel), and `states` a step in front of that. Only the state before each
-# chunk is kept, and the backward pass recomputes the others.
+# y have shape (step, 2, batch, channel), the rates A (2, 1, state, channel), B and C (step, 2,
+# batch, state), h (2, batch, state, channel), and `states` a step in front of that. Only the state
+# before each chunk but the first is kept, and the backward pass recomputes the others.
 
 
 @operation("selective_scan")
 def _forward(
-    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, keep: bool
+    u: Tensor, dt: Tensor, dt_bias: Tensor, A_log: Tensor, B: Tensor, C: Tensor, keep: bool
 ) -> tuple[Tensor, Tensor]:
-    """Also return the state before each chunk if `keep`, else a meaningless one."""
-    chunks = _chunks(u, A)
-    starts = _empty_starts(u, A, keep=keep)
+    """Also return the state before each chunk but the first if `keep`, else none."""
+    chunks = _chunks(u, A_log)
+    starts = _empty_starts(u, A_log, keep=keep)
     dtype = u.dtype
     u, dt, B, C = (_step_major(v) for v in (u, dt, B, C))
-    A = A.float().mT.unsqueeze(1).contiguous()
+    dt = F.softplus(dt + dt_bias.unsqueeze(1))
+    A = _rates(A_log)
     y = torch.empty_like(u)
     h = starts.new_zeros(starts.shape[1:])
     buffers = starts.new_empty(2, chunks[0].stop, *h.shape)
     for index, chunk in enumerate(chunks):
-        start = starts[index if keep else 0].copy_(h)
+        if keep and index:
+            starts[index - 1] = h
         decay, states = buffers[:, : chunk.stop - chunk.start]
-        _advance(start, u[chunk], dt[chunk], A, B[chunk], decay, states)
+        _advance(h, u[chunk], dt[chunk], A, B[chunk], decay, states)
         torch.matmul(C[chunk].unsqueeze(-2), states, out=y[chunk].unsqueeze(-2))
-        h = states[-1]
+        h.copy_(states[-1])
     return _direction_major(y, dtype), starts
 
 
 @_forward.register_fake
-def _(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
-    return u.new_empty(u.shape), _empty_starts(u, A, keep=keep)
+def _(
+    u: Tensor, dt: Tensor, dt_bias: Tensor, A_log: Tensor, B: Tensor, C: Tensor, keep: bool
+) -> tuple[Tensor, Tensor]:
+    return u.new_empty(u.shape), _empty_starts(u, A_log, keep=keep)
 
 
 @operation("selective_scan_backward")
 def _backward(
-    dy: Tensor, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, starts: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    chunks = _chunks(u, A)
+    dy: Tensor,
+    u: Tensor,
+    dt: Tensor,
+    dt_bias: Tensor,
+    A_log: Tensor,
+    B: Tensor,
+    C: Tensor,
+    starts: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    chunks = _chunks(u, A_log)
     dtypes = [v.dtype for v in (u, dt, B, C)]
-    of_rates = A.dtype
+    of_bias, of_rates = dt_bias.dtype, A_log.dtype
     dy, u, dt, B, C = (_step_major(v) for v in (dy, u, dt, B, C))
-    A = A.float().mT.unsqueeze(1).contiguous()
+    dt = F.softplus(dt + dt_bias.unsqueeze(1))
+    A = _rates(A_log)
     du, ddt, dB, dC = (torch.empty_like(v) for v in (u, dt, B, C))
-    dA = torch.zeros_like(starts[0])  # summed over the batch at the end
-    carried = torch.zeros_like(starts[0])  # gradient of the state after the chunk
-    buffers = starts.new_empty(3, chunks[0].stop, *starts.shape[1:])
-    for chunk, h in zip(reversed(chunks), reversed(starts.unbind()), strict=True):
+    zero = starts.new_zeros(starts.shape[1:])
+    dA = torch.zeros_like(zero)  # summed over the batch at the end
+    carried = torch.zeros_like(zero)  # gradient of the state after the chunk
+    buffers = starts.new_empty(3, chunks[0].stop, *zero.shape)
+    for chunk, h in zip(reversed(chunks), [*reversed(starts.unbind()), zero], strict=True):
         decay, states, dh = buffers[:, : chunk.stop - chunk.start]
         _advance(h, u[chunk], dt[chunk], A, B[chunk], decay, states)
         torch.mul(C[chunk].unsqueeze(-1), dy[chunk].unsqueeze(-2), out=dh)
@@ -90,18 +112,27 @@ def _backward(
             dA.addcmul_(step, step_dt)
         ddt[chunk] = exponent.mul_(A).sum(-2).addcmul_(dfed, u[chunk])
         torch.mul(dfed, dt[chunk], out=du[chunk])
+    ddt *= -torch.expm1(-dt)  # the slope of softplus
+    dbias, dA_log = ddt.sum((0, 2)), (dA * A).sum(1).mT.contiguous()
     du, ddt, dB, dC = (
         _direction_major(v, dtype) for v, dtype in zip((du, ddt, dB, dC), dtypes, strict=True)
     )
-    return du, ddt, dA.sum(1).mT.contiguous().to(of_rates), dB, dC
+    return du, ddt, dbias.to(of_bias), dA_log.to(of_rates), dB, dC
 
 
 @_backward.register_fake
 def _(
-    dy: Tensor, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, starts: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    du, ddt, dA, dB, dC = (v.new_empty(v.shape) for v in (u, dt, A, B, C))
-    return du, ddt, dA, dB, dC
+    dy: Tensor,
+    u: Tensor,
+    dt: Tensor,
+    dt_bias: Tensor,
+    A_log: Tensor,
+    B: Tensor,
+    C: Tensor,
+    starts: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    du, ddt, dbias, dA_log, dB, dC = (v.new_empty(v.shape) for v in (u, dt, dt_bias, A_log, B, C))
+    return du, ddt, dbias, dA_log, dB, dC
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -119,6 +150,11 @@ def _differentiate(ctx: Any, dy: Tensor, _: None) -> tuple[Tensor | None, ...]:
 _forward.register_autograd(_differentiate, setup_context=_save)
 
 
+def _rates(A_log: Tensor) -> Tensor:
+    """(2, channel, state) to float32 (2, 1, state, channel), negative."""
+    return -A_log.float().exp().mT.unsqueeze(1).contiguous()
+
+
 def _step_major(v: Tensor) -> Tensor:
     """(2, batch, step, n) to float32 (step, 2, batch, n), direction 1 reversed in time."""
     return torch.stack([v[0].transpose(0, 1), v[1].transpose(0, 1).flip(0)], dim=1).float()
@@ -129,23 +165,28 @@ def _direction_major(v: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.stack([v[:, 0].transpose(0, 1), v[:, 1].flip(0).transpose(0, 1)]).to(dtype)
 
 
-def _chunk_steps(u: Tensor, A: Tensor) -> Any:
+def _chunk_steps(u: Tensor, A_log: Tensor) -> Any:
     """Steps in a chunk, from (2, batch, step, channel) tokens, whose shape may be symbolic."""
+    if use_triton(u):
+        return CARD_CHUNK_STEPS
     both, batch, _, channel = u.shape
-    return torch.sym_max(1, piece_elements(u.device) // (both * batch * channel * A.shape[-1]))
+    return torch.sym_max(1, piece_elements(u.device) // (both * batch * channel * A_log.shape[-1]))
 
 
-def _chunks(u: Tensor, A: Tensor) -> list[slice]:
-    length, steps = u.shape[2], _chunk_steps(u, A)
+def _chunks(u: Tensor, A_log: Tensor) -> list[slice]:
+    length, steps = u.shape[2], _chunk_steps(u, A_log)
     return [slice(start, min(start + steps, length)) for start in range(0, length, steps)]
 
 
-def _empty_starts(u: Tensor, A: Tensor, *, keep: bool) -> Tensor:
-    """Room for the state before each chunk, or for one state."""
+def _empty_starts(u: Tensor, A_log: Tensor, *, keep: bool) -> Tensor:
+    """Room for the state before each chunk but the first, or for none.
+
+    The Triton kernels have the last two axes the other way round in this memory.
+    """
     both, batch, length, channel = u.shape
-    steps = _chunk_steps(u, A)
-    count = (length + steps - 1) // steps if keep else 1
-    return u.new_empty(count, both, batch, A.shape[-1], channel, dtype=torch.float32)
+    steps = _chunk_steps(u, A_log)
+    count = (length + steps - 1) // steps - 1 if keep else 0
+    return u.new_empty(count, both, batch, A_log.shape[-1], channel, dtype=torch.float32)
 
 
 def _advance(

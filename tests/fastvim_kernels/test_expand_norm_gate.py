@@ -43,3 +43,13 @@ def test_matches_float64(monkeypatch, piece, normed, pool):
     for got, want in zip(arguments, exact, strict=True):
         if want is not None:
             assert (got.grad - want.grad).abs().max() < 1e-5 * want.grad.abs().max()
+
+
+def test_result_lies_in_memory_as_the_gate_does():
+    torch.manual_seed(0)
+    y, skipped, z = torch.randn(2, 3, 4, 8), torch.randn(3, 4, 5, 8), torch.randn(3, 5, 4, 8)
+    norm = [torch.randn(8), torch.randn(8)]
+    permuted = z.transpose(1, 2)
+    out = expand_norm_gate(y, skipped, permuted, *norm, (1,))
+    assert out.stride() == permuted.stride()
+    assert torch.equal(out, expand_norm_gate(y, skipped, permuted.contiguous(), *norm, (1,)))

@@ -25,6 +25,7 @@ def test_convolution():
 
 def test_scan():
     u, dt = torch.randn(2, 3, 5, 4, requires_grad=True), torch.rand(2, 3, 5, 4)
-    A, B, C = -torch.rand(2, 4, 6), torch.randn(2, 3, 5, 6), torch.randn(2, 3, 5, 6)
+    dt_bias, A_log = torch.rand(2, 4), torch.rand(2, 4, 6)
+    B, C = torch.randn(2, 3, 5, 6), torch.randn(2, 3, 5, 6)
     updates = 2 * 3 * 5 * 4 * 6
-    assert counts(selective_scan, u, dt, A, B, C) == (6 * updates, 19 * updates)
+    assert counts(selective_scan, u, dt, dt_bias, A_log, B, C) == (6 * updates, 19 * updates)

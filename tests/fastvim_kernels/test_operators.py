@@ -93,13 +93,12 @@ def test_conv_pool_is_well_registered(grid, pool):
 def test_selective_scan_is_well_registered(monkeypatch, piece, dtype, permuted, keep):
     cut_into(monkeypatch, piece)
     u = tokens(2, 3, 5, 8, dtype=dtype, grad=keep, permuted=permuted)
-    dt = torch.rand(2, 3, 5, 8).requires_grad_(keep)
-    A = -torch.rand(2, 8, 4)
+    dt, dt_bias = tokens(2, 3, 5, 8, dtype=dtype, grad=keep), tokens(2, 8, grad=keep)
+    A_log = tokens(2, 8, 4, grad=keep)
     B, C = (tokens(2, 3, 5, 4, dtype=dtype, grad=keep, permuted=permuted) for _ in "BC")
-    A.requires_grad_(keep)
-    check(OPS.selective_scan.default, u, dt, A, B, C, keep)
+    check(OPS.selective_scan.default, u, dt, dt_bias, A_log, B, C, keep)
     if keep:
-        given = [v.detach() for v in (u, dt, A, B, C)]
+        given = [v.detach() for v in (u, dt, dt_bias, A_log, B, C)]
         _, starts = OPS.selective_scan(*given, True)
         dy = tokens(2, 3, 5, 8, dtype=dtype, permuted=permuted)
         torch.library.opcheck(OPS.selective_scan_backward.default, (dy, *given, starts))
@@ -137,7 +136,8 @@ class Block(nn.Module):
         self.gate = nn.LayerNorm(dim)
         self.conv = nn.Parameter(torch.randn(2, dim, 4))
         self.bias, self.skip = (nn.Parameter(torch.randn(2, dim)) for _ in range(2))
-        self.rates = nn.Parameter(-torch.rand(2, dim, 3))
+        self.step = nn.Parameter(torch.randn(2, dim))
+        self.rates = nn.Parameter(torch.randn(2, dim, 3))
         self.maps = nn.Linear(dim, dim + 6)
 
     def forward(self, hidden):
@@ -147,9 +147,7 @@ class Block(nn.Module):
             x, self.conv, self.bias, self.skip, self.pool, self.method
         )
         dt, b, c = self.maps(pooled).split([x.shape[-1], 3, 3], -1)
-        y = fastvim_kernels.selective_scan(
-            pooled, nn.functional.softplus(dt.float()), self.rates, b, c
-        )
+        y = fastvim_kernels.selective_scan(pooled, dt, self.step, self.rates, b, c)
         out = fastvim_kernels.expand_norm_gate(
             y, skipped, z, self.gate.weight, self.gate.bias, self.pool
         )
@@ -196,14 +194,14 @@ def test_exports_with_any_batch_and_grid(grid, pool, strict):
 def test_autocast_leaves_the_arithmetic_in_float32():
     """Also when the backward pass runs inside it."""
     torch.manual_seed(0)
-    u, dt = torch.randn(2, 2, 5, 4), torch.rand(2, 2, 5, 4)
-    A, B, C = -torch.rand(2, 4, 3), torch.randn(2, 2, 5, 3), torch.randn(2, 2, 5, 3)
+    u, dt, step = torch.randn(2, 2, 5, 4), torch.randn(2, 2, 5, 4), torch.randn(2, 4)
+    A_log, B, C = torch.randn(2, 4, 3), torch.randn(2, 2, 5, 3), torch.randn(2, 2, 5, 3)
     x, z = torch.randn(2, 5, 4), torch.randn(2, 5, 4)
     taps, row, norm = torch.randn(2, 4, 4), torch.randn(2, 4), torch.randn(4)
     calls = {
         fastvim_kernels.add_norm: [x, None, norm, norm],
         fastvim_kernels.conv_pool: [x, taps, row, row, ()],
-        fastvim_kernels.selective_scan: [u, dt, A, B, C],
+        fastvim_kernels.selective_scan: [u, dt, step, A_log, B, C],
         fastvim_kernels.expand_norm_gate: [u, x, z, norm, norm, ()],
     }
 

@@ -4,10 +4,12 @@ import importlib
 
 import pytest
 import torch
+import torch.nn.functional as F
 from fastvim_kernels import selective_scan
 
 
-def expected(u, dt, A, B, C):
+def expected(u, dt, dt_bias, A_log, B, C):
+    dt, A = F.softplus(dt + dt_bias[:, None, None]), -A_log.exp()
     directions = []
     for d in (0, 1):
         steps = range(u.shape[2]) if d == 0 else reversed(range(u.shape[2]))
@@ -24,10 +26,10 @@ def expected(u, dt, A, B, C):
 def inputs(batch, steps, channel, state):
     torch.manual_seed(0)
     u = torch.randn(2, batch, steps, channel)
-    dt = torch.rand(2, batch, steps, channel)
-    A = -torch.rand(2, channel, state) * 4
+    dt, dt_bias = torch.randn(2, batch, steps, channel), torch.randn(2, channel)
+    A_log = torch.randn(2, channel, state)
     B, C = torch.randn(2, 2, batch, steps, state)
-    return [v.clone().requires_grad_() for v in (u, dt, A, B, C)]
+    return [v.clone().requires_grad_() for v in (u, dt, dt_bias, A_log, B, C)]
 
 
 @pytest.mark.parametrize("piece", [1 << 19, 600], ids=["whole", "pieces"])
@@ -42,17 +44,19 @@ def test_matches_loop(monkeypatch, piece, steps):
     y.backward(seed)
     truth.backward(seed.double())
     assert (y - truth).abs().max() < 1e-5 * truth.abs().max()
-    for name, got, want in zip(("u", "dt", "A", "B", "C"), arguments, exact, strict=True):
+    names = ("u", "dt", "dt_bias", "A_log", "B", "C")
+    for name, got, want in zip(names, arguments, exact, strict=True):
         error = (got.grad - want.grad).abs().max() / want.grad.abs().max().clamp(min=1e-30)
-        # with one step the state starts from zero and A has no influence
-        assert error < 1e-5 or (steps == 1 and name == "A" and not got.grad.any()), name
+        # with one step the state starts from zero and the rates have no influence
+        assert error < 1e-5 or (steps == 1 and name == "A_log" and not got.grad.any()), name
 
 
 def test_directions_are_mirror_images():
-    u, dt, A, B, C = (v.detach() for v in inputs(2, 9, 5, 4))
-    mirrored = [torch.stack([v[0], v[0].flip(1)]) for v in (u, dt, B, C)]
-    y = selective_scan(mirrored[0], mirrored[1], A[:1].expand(2, -1, -1), mirrored[2], mirrored[3])
-    assert torch.equal(y[1], y[0].flip(1))
+    u, dt, dt_bias, A_log, B, C = (v.detach() for v in inputs(2, 9, 5, 4))
+    u, dt, B, C = (torch.stack([v[0], v[0].flip(1)]) for v in (u, dt, B, C))
+    dt_bias, A_log = dt_bias[:1].expand(2, -1), A_log[:1].expand(2, -1, -1)
+    y = selective_scan(u, dt, dt_bias, A_log, B, C)
+    torch.testing.assert_close(y[1], y[0].flip(1))
 
 
 def test_state_is_float32_for_half_precision_tokens():
@@ -62,3 +66,18 @@ def test_state_is_float32_for_half_precision_tokens():
     truth = expected(*(v.double() for v in half))
     assert y.dtype == torch.bfloat16
     assert (y - truth).abs().max() < 2**-8 * truth.abs().max()
+
+
+def test_large_steps_are_themselves():
+    """Beyond 20 softplus is the identity, and nothing overflows."""
+    u, dt, dt_bias, A_log, B, C = inputs(2, 6, 5, 4)
+    with torch.no_grad():
+        dt.copy_(torch.linspace(-200, 200, dt.numel()).reshape(dt.shape))
+    arguments = [u, dt, dt_bias, A_log, B, C]
+    exact = [v.detach().double().requires_grad_() for v in arguments]
+    y, truth = selective_scan(*arguments), expected(*exact)
+    y.sum().backward()
+    truth.sum().backward()
+    assert (y - truth).abs().max() < 1e-5 * truth.abs().max()
+    for got, want in zip(arguments, exact, strict=True):
+        assert (got.grad - want.grad).abs().max() < 1e-5 * want.grad.abs().max()

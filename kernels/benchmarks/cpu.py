@@ -1,0 +1,52 @@
+"""Images a second of FastVim and of timm's ViT on a CPU, in one run.
+
+    python kernels/benchmarks/cpu.py --threads 2 --sizes tiny small --pixels 512 1024
+
+The models take turns, so that a noisy machine slows both; medians of float32 inference.
+"""
+
+import argparse
+import statistics
+import time
+
+import timm
+import torch
+from torch import nn
+
+import fastvim
+
+
+def seconds(model: nn.Module, images: torch.Tensor) -> float:
+    """Time of one forward pass."""
+    start = time.perf_counter()
+    with torch.inference_mode():
+        model(images)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--sizes", nargs="+", default=["tiny", "small"])
+    parser.add_argument("--pixels", nargs="+", type=int, default=[224, 512, 1024])
+    parser.add_argument("--rounds", type=int, default=7)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    print("| size | px | FastVim s/image | ViT s/image | FastVim / ViT, images a second |")
+    print("|---|---|---|---|---|")
+    for size in arguments.sizes:
+        for px in arguments.pixels:
+            fast = fastvim.create_model(f"fastvim_{size}_patch16_224", img_size=px).eval()
+            vit = timm.create_model(f"vit_{size}_patch16_224", img_size=px).eval()
+            images = torch.randn(1, 3, px, px)
+            times = [
+                (seconds(fast, images), seconds(vit, images)) for _ in range(arguments.rounds + 1)
+            ][1:]  # the first one warms up
+            ours, theirs = (statistics.median(column) for column in zip(*times, strict=True))
+            cells = [size, px, f"{ours:.3f}", f"{theirs:.3f}", f"{theirs / ours:.2f}"]
+            print("| " + " | ".join(str(cell) for cell in cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

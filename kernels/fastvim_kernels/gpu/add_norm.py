@@ -1,0 +1,206 @@
+"""Residual addition and normalisation, one pass each way.
+
+Bound by memory. With a bfloat16 `hidden` of D channels, a token moves 12 D bytes forward (hidden 2,
+residual 4, sum 4, normed 2) and 14 D backward (dnormed 2, dtotal 4, sum 4, gradient 4). A warp
+takes a row and holds it in registers, in parts of 4 channels a lane: 16 bytes of float32.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastvim_kernels.gpu.math import processors, register_cap
+from fastvim_kernels.gpu.rows import (
+    centre,
+    cut,
+    load_part,
+    load_rows,
+    squares,
+    store_part,
+    store_sums,
+    sum_rows,
+    zero_rows,
+)
+
+LANES = 128  # channels of a part: 32 lanes of 4
+ROWS = tl.constexpr(4)  # rows of a tile, and warps of a program
+
+
+@triton.jit
+def _forward_kernel(
+    hidden,
+    residual,
+    weight,
+    bias,
+    normed,
+    total,
+    stats,
+    rows,
+    eps,
+    WIDTH: tl.constexpr,
+    PART: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    live = row < rows
+    offset = row.to(tl.int64) * WIDTH
+    added = load_rows(hidden, offset, live, WIDTH, PART, PARTS)
+    if residual is not None:
+        stream = load_rows(residual, offset, live, WIDTH, PART, PARTS)
+    x = ()
+    for part in tl.static_range(PARTS):
+        tile = added[part].to(tl.float32)
+        if residual is not None:
+            tile += stream[part].to(tl.float32)
+        store_part(total, offset, live, tile, part, WIDTH)
+        x = x + (tile,)
+    if bias is not None:
+        mean = sum_rows(x, PARTS) / WIDTH
+        x = centre(x, mean, WIDTH, PART, PARTS)
+    else:
+        mean = tl.zeros([ROWS], tl.float32)
+    scale = tl.rsqrt(squares(x, PARTS) / WIDTH + eps)
+    tl.store(stats + row, mean, mask=live)
+    tl.store(stats + rows + row, scale, mask=live)
+    for part in tl.static_range(PARTS):
+        tile = x[part] * scale[:, None] * load_part(weight, part, WIDTH, PART, ROWS)
+        if bias is not None:
+            tile += load_part(bias, part, WIDTH, PART, ROWS)
+        store_part(normed, offset, live, tile, part, WIDTH)
+
+
+@triton.jit
+def _backward_kernel(
+    dnormed,
+    dtotal,
+    total,
+    stats,
+    weight,
+    dx,
+    dweight,
+    dbias,
+    rows,
+    WIDTH: tl.constexpr,
+    PART: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    program, programs = tl.program_id(0), tl.num_programs(0)
+    dweights = zero_rows(ROWS, PART, PARTS)
+    dbiases = zero_rows(ROWS, PART, PARTS)
+    for first in range(program * ROWS, rows, programs * ROWS):
+        row = first + tl.arange(0, ROWS)
+        live = row < rows
+        offset = row.to(tl.int64) * WIDTH
+        gradient = load_rows(dnormed, offset, live, WIDTH, PART, PARTS)
+        x = load_rows(total, offset, live, WIDTH, PART, PARTS)
+        if dtotal is not None:
+            beside = load_rows(dtotal, offset, live, WIDTH, PART, PARTS)
+        scale = tl.load(stats + rows + row, mask=live, other=0.0)
+        if dbias is not None:
+            mean = tl.load(stats + row, mask=live, other=0.0)
+            x = centre(x, mean, WIDTH, PART, PARTS)
+        xhat, weighted, products = (), (), ()
+        of_weight, of_bias = (), ()
+        for part in tl.static_range(PARTS):
+            d = gradient[part].to(tl.float32)
+            h = x[part] * scale[:, None]
+            of_weight = of_weight + (dweights[part] + d * h,)
+            if dbias is not None:
+                of_bias = of_bias + (dbiases[part] + d,)
+            d = d * load_part(weight, part, WIDTH, PART, ROWS)
+            xhat = xhat + (h,)
+            weighted = weighted + (d,)
+            products = products + (d * h,)
+        dweights = of_weight
+        along = sum_rows(products, PARTS) / WIDTH
+        if dbias is not None:
+            dbiases = of_bias
+            shift = sum_rows(weighted, PARTS) / WIDTH
+        for part in tl.static_range(PARTS):
+            tile = weighted[part] - xhat[part] * along[:, None]
+            if dbias is not None:
+                tile -= shift[:, None]
+            tile *= scale[:, None]
+            if dtotal is not None:
+                tile += beside[part].to(tl.float32)
+            store_part(dx, offset, live, tile, part, WIDTH)
+    store_sums(dweight + program * WIDTH, dweights, WIDTH, PART, PARTS)
+    if dbias is not None:
+        store_sums(dbias + program * WIDTH, dbiases, WIDTH, PART, PARTS)
+
+
+def _residency(width: int) -> tuple[int, int]:
+    """Programs that a multiprocessor runs at a time in the backward pass, and their registers.
+
+    The most for which such rows and their sums fit without spills.
+    """
+    if width <= 512:
+        return 6, 80
+    return (3, 168) if width <= 1024 else (2, 255)
+
+
+def forward(
+    hidden: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `fastvim_kernels.add_norm._forward`."""
+    width = hidden.shape[-1]
+    hidden = hidden.contiguous()
+    residual = None if residual is None else residual.contiguous()
+    normed = torch.empty_like(hidden)
+    total = torch.empty_like(hidden, dtype=torch.float32)
+    stats = total.new_empty(2, *hidden.shape[:-1], 1)
+    rows = hidden.numel() // width
+    part, parts = cut(width, LANES)
+    _forward_kernel[(triton.cdiv(rows, ROWS.value),)](
+        hidden,
+        residual,
+        weight.contiguous(),
+        None if bias is None else bias.contiguous(),
+        normed,
+        total,
+        stats,
+        rows,
+        eps,
+        WIDTH=width,
+        PART=part,
+        PARTS=parts,
+        num_warps=ROWS.value,
+    )
+    return normed, total, stats
+
+
+def backward(
+    dnormed: Tensor,
+    dtotal: Tensor | None,
+    total: Tensor,
+    stats: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `fastvim_kernels.add_norm._backward`."""
+    width = total.shape[-1]
+    rows = total.numel() // width
+    dx = torch.empty_like(total)
+    resident, registers = _residency(width)
+    programs = min(triton.cdiv(rows, ROWS.value), resident * processors(total.device))
+    dweight = total.new_empty(programs, width)
+    dbias = None if bias is None else torch.empty_like(dweight)
+    part, parts = cut(width, LANES)
+    _backward_kernel[(programs,)](
+        dnormed.contiguous(),
+        None if dtotal is None else dtotal.contiguous(),
+        total,
+        stats,
+        weight.contiguous(),
+        dx,
+        dweight,
+        dbias,
+        rows,
+        WIDTH=width,
+        PART=part,
+        PARTS=parts,
+        num_warps=ROWS.value,
+        **register_cap(dnormed, registers),
+    )
+    return dx, dweight.sum(0), total.new_empty(0) if dbias is None else dbias.sum(0)

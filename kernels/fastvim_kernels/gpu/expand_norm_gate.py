@@ -1,0 +1,398 @@
+"""The scan's output back on the full grid, one pass each way.
+
+Bound by memory. In bfloat16 a token of E channels moves 6 E bytes forward (skipped, gate, result)
+and 10 E bytes backward (those inputs, the result's gradient and both of theirs). The scan's output
+is read once for many tokens of one step, which a program walks through; a warp or a few hold a
+token's channels in registers. What tokens share besides, the norm's parameters, comes from the L1
+cache every time, as registers are what limits the bytes in flight.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastvim_kernels.gpu.grid import sizes, strides, token_offset, walk
+from fastvim_kernels.gpu.math import fast_math, processors, register_cap, sigmoid, silu
+from fastvim_kernels.gpu.rows import (
+    centre,
+    cut,
+    load_part,
+    load_rows,
+    squares,
+    store_part,
+    store_sums,
+    sum_pairs,
+    sum_rows,
+    zero_rows,
+)
+
+FORWARD_ITEMS = 4096  # programs to aim for: several waves of any card, and long enough walks
+BACKWARD_ITEMS = 1024  # as many as run at a time: splitting steps costs another sum
+FORWARD_HELD, BACKWARD_HELD = 24, 12  # channels a lane holds without spills, under these caps:
+FORWARD_REGISTERS, BACKWARD_REGISTERS = 112, 128
+RESIDENT_WARPS = 16  # a multiprocessor, under the latter
+
+
+@triton.jit
+def _place(item, steps, spans, span, inner, pooled):
+    """Batch, step, first token and first row of a work item: a span of the tokens of a step."""
+    part = item % spans
+    step = item // spans % steps
+    batch = (item // spans // steps).to(tl.int64)
+    first = step // inner * (pooled * inner) + step % inner
+    return batch, step, first, part * span
+
+
+@triton.jit
+def _load_half(
+    y, direction, offset, live, WIDTH: tl.constexpr, PART: tl.constexpr, PARTS: tl.constexpr
+):
+    """Mean of both directions of the scan's output."""
+    forth = load_rows(y, offset, live, WIDTH, PART, PARTS)
+    back = load_rows(y + direction, offset, live, WIDTH, PART, PARTS)
+    half = ()
+    for part in tl.static_range(PARTS):
+        half = half + (0.5 * (forth[part].to(tl.float32) + back[part].to(tl.float32)),)
+    return half
+
+
+@triton.jit
+def _mix(half, skip, PARTS: tl.constexpr):
+    mixed = ()
+    for part in tl.static_range(PARTS):
+        mixed = mixed + (half[part] + 0.5 * skip[part].to(tl.float32),)
+    return mixed
+
+
+@triton.jit
+def _standardise(mixed, eps, WIDTH: tl.constexpr, PART: tl.constexpr, PARTS: tl.constexpr):
+    """Centre rows, and return with them 1 / deviation, [ROWS]."""
+    centred = centre(mixed, sum_rows(mixed, PARTS) / WIDTH, WIDTH, PART, PARTS)
+    return centred, tl.rsqrt(squares(centred, PARTS) / WIDTH + eps)
+
+
+@triton.jit
+def _forward_kernel(
+    y,
+    skipped,
+    z,
+    weight,
+    bias,
+    out,
+    direction,
+    steps,
+    spans,
+    span,
+    pooled,
+    inner,
+    second,
+    third,
+    skipped_strides,
+    z_strides,
+    out_strides,
+    eps,
+    WIDTH: tl.constexpr,
+    PART: tl.constexpr,
+    PARTS: tl.constexpr,
+    ROWS: tl.constexpr,
+    SHARED: tl.constexpr,
+    FAST: tl.constexpr,
+):
+    batch, step, first, start = _place(tl.program_id(0), steps, spans, span, inner, pooled)
+    skipped += batch * skipped_strides[0]
+    z += batch * z_strides[0]
+    out += batch * out_strides[0]
+    if SHARED:
+        shared = (batch * steps + step) * WIDTH + tl.zeros([ROWS], tl.int64)
+        half = _load_half(y, direction, shared, shared >= 0, WIDTH, PART, PARTS)
+    for row in range(start, min(start + span, pooled), ROWS):
+        rows = row + tl.arange(0, ROWS)
+        live = rows < pooled
+        token = first + rows * inner
+        of_skip = token_offset(token, second, third, skipped_strides)
+        of_gate = token_offset(token, second, third, z_strides)
+        of_out = token_offset(token, second, third, out_strides)
+        skip = load_rows(skipped, of_skip, live, WIDTH, PART, PARTS)
+        gate = load_rows(z, of_gate, live, WIDTH, PART, PARTS)
+        if not SHARED:
+            own = (batch * pooled + rows) * WIDTH
+            half = _load_half(y, direction, own, live, WIDTH, PART, PARTS)
+        mixed = _mix(half, skip, PARTS)
+        if weight is not None:
+            mixed, scale = _standardise(mixed, eps, WIDTH, PART, PARTS)
+        for part in tl.static_range(PARTS):
+            tile = mixed[part]
+            if weight is not None:
+                tile = tile * scale[:, None] * load_part(weight, part, WIDTH, PART, ROWS)
+                tile += load_part(bias, part, WIDTH, PART, ROWS)
+            tile *= silu(gate[part].to(tl.float32), FAST)
+            store_part(out, of_out, live, tile, part, WIDTH)
+
+
+@triton.jit
+def _backward_kernel(
+    dout,
+    y,
+    skipped,
+    z,
+    weight,
+    bias,
+    dy,
+    dskipped,
+    dz,
+    dweight,
+    dbias,
+    items,
+    direction,
+    steps,
+    spans,
+    span,
+    pooled,
+    inner,
+    second,
+    third,
+    dout_strides,
+    skipped_strides,
+    z_strides,
+    dskipped_strides,
+    dz_strides,
+    eps,
+    WIDTH: tl.constexpr,
+    PART: tl.constexpr,
+    PARTS: tl.constexpr,
+    ROWS: tl.constexpr,
+    SHARED: tl.constexpr,
+    FAST: tl.constexpr,
+):
+    program = tl.program_id(0)
+    dweights = zero_rows(ROWS, PART, PARTS)
+    dbiases = zero_rows(ROWS, PART, PARTS)
+    for ahead in range(0, items - program, tl.num_programs(0)):
+        item = program + ahead
+        batch, step, first, start = _place(item, steps, spans, span, inner, pooled)
+        dhalf = zero_rows(ROWS, PART, PARTS)
+        for row in range(start, min(start + span, pooled), ROWS):
+            rows = row + tl.arange(0, ROWS)
+            live = rows < pooled
+            token = first + rows * inner
+            of_skip = batch * skipped_strides[0]
+            of_skip += token_offset(token, second, third, skipped_strides)
+            of_gate = batch * z_strides[0] + token_offset(token, second, third, z_strides)
+            of_dout = batch * dout_strides[0] + token_offset(token, second, third, dout_strides)
+            skip = load_rows(skipped, of_skip, live, WIDTH, PART, PARTS)
+            gate = load_rows(z, of_gate, live, WIDTH, PART, PARTS)
+            gradient = load_rows(dout, of_dout, live, WIDTH, PART, PARTS)
+            if SHARED:
+                of_y = (batch * steps + step) * WIDTH + tl.zeros([ROWS], tl.int64)
+            else:
+                of_y = (batch * pooled + rows) * WIDTH
+            half = _load_half(y, direction, of_y, live, WIDTH, PART, PARTS)
+            mixed = _mix(half, skip, PARTS)
+            if weight is not None:
+                mixed, scale = _standardise(mixed, eps, WIDTH, PART, PARTS)
+            of_dz = batch * dz_strides[0] + token_offset(token, second, third, dz_strides)
+            xhat, dmixed, products = (), (), ()
+            of_weight, of_bias = (), ()
+            for part in tl.static_range(PARTS):
+                d, g = gradient[part].to(tl.float32), gate[part].to(tl.float32)
+                s = sigmoid(g, FAST)
+                h = mixed[part]
+                if weight is not None:
+                    h = h * scale[:, None]
+                    w = load_part(weight, part, WIDTH, PART, ROWS)
+                    normed = h * w + load_part(bias, part, WIDTH, PART, ROWS)
+                else:
+                    normed = h
+                # derivative of SiLU: s + g * s * (1 - s)
+                store_part(dz, of_dz, live, d * normed * (s + g * s * (1 - s)), part, WIDTH)
+                d = d * g * s
+                if weight is not None:
+                    of_weight = of_weight + (dweights[part] + d * h,)
+                    of_bias = of_bias + (dbiases[part] + d,)
+                    d = d * w
+                    products = products + (d * h,)
+                    xhat = xhat + (h,)
+                dmixed = dmixed + (d,)
+            if weight is not None:
+                dweights, dbiases = of_weight, of_bias
+                shift, along = sum_pairs(dmixed, products, PARTS)
+                shift, along = shift / WIDTH, along / WIDTH
+            of_dskip = batch * dskipped_strides[0]
+            of_dskip += token_offset(token, second, third, dskipped_strides)
+            of_half = ()
+            for part in tl.static_range(PARTS):
+                d = 0.5 * dmixed[part]
+                if weight is not None:
+                    d = dmixed[part] - shift[:, None] - xhat[part] * along[:, None]
+                    d = d * (0.5 * scale)[:, None]
+                store_part(dskipped, of_dskip, live, d, part, WIDTH)
+                if SHARED:
+                    of_half = of_half + (dhalf[part] + d,)
+                else:
+                    store_part(dy, of_y, live, d, part, WIDTH)
+            if SHARED:
+                dhalf = of_half
+        if SHARED:
+            # spans lie outermost in dy, and innermost among the items
+            place = (item % spans).to(tl.int64) * (items // spans) + item // spans
+            store_sums(dy + place * WIDTH, dhalf, WIDTH, PART, PARTS)
+    if weight is not None:
+        store_sums(dweight + program * WIDTH, dweights, WIDTH, PART, PARTS)
+        store_sums(dbias + program * WIDTH, dbiases, WIDTH, PART, PARTS)
+
+
+class Plan(NamedTuple):
+    """How a pass divides its work, and the shapes of its tiles."""
+
+    steps: int  # of which the tokens share the scan's output
+    spans: int  # work items a step
+    span: int  # tokens of a work item
+    pooled: int
+    inner: int
+    part: int
+    parts: int
+    rows: int
+    warps: int
+    shared: bool  # False where nothing is pooled: then all tokens are the one step's
+
+
+def plan(z: Tensor, pool: Sequence[int], held: int, items: int) -> Plan:
+    """Divide the work on (batch, *grid, channel) tokens.
+
+    held : most channels that a lane may hold of a token. items : work items to aim for.
+    """
+    batch, *grid, width = z.shape
+    outer, pooled, inner = walk(grid, pool)
+    shared = pooled > 1
+    if not shared:
+        outer, pooled, inner = 1, outer * inner, 1
+    of_row = 1  # warps of a token
+    while of_row * 32 * held < width and of_row < 8:
+        of_row *= 2
+    warps = max(2, of_row)
+    rows = warps // of_row
+    part, parts = cut(width, of_row * 32 * (16 // z.element_size()), of_row * 128)
+    steps = outer * inner
+    spans = min(triton.cdiv(items, batch * steps), triton.cdiv(pooled, 2 * rows))
+    span = triton.cdiv(triton.cdiv(pooled, spans), rows) * rows
+    spans = triton.cdiv(pooled, span)
+    return Plan(steps, spans, span, pooled, inner, part, parts, rows, warps, shared)
+
+
+def forward(
+    y: Tensor,
+    skipped: Tensor,
+    z: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    pool: Sequence[int],
+    eps: float,
+) -> Tensor:
+    """As `fastvim_kernels.expand_norm_gate._forward`."""
+    batch, *grid, width = z.shape
+    if weight is not None and bias is not None:
+        weight, bias = weight.contiguous(), bias.contiguous()
+    out = torch.empty_like(z)
+    p = plan(z, pool, FORWARD_HELD, FORWARD_ITEMS)
+    _forward_kernel[(batch * p.steps * p.spans,)](
+        y.contiguous(),
+        skipped,
+        z,
+        weight,
+        bias,
+        out,
+        y.numel() // 2,
+        p.steps,
+        p.spans,
+        p.span,
+        p.pooled,
+        p.inner,
+        *sizes(grid),
+        strides(skipped),
+        strides(z),
+        strides(out),
+        eps,
+        WIDTH=width,
+        PART=p.part,
+        PARTS=p.parts,
+        ROWS=p.rows,
+        SHARED=p.shared,
+        FAST=fast_math(z),
+        num_warps=p.warps,
+        **register_cap(z, FORWARD_REGISTERS),
+    )
+    return out
+
+
+def backward(
+    dout: Tensor,
+    y: Tensor,
+    skipped: Tensor,
+    z: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    pool: Sequence[int],
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """As `fastvim_kernels.expand_norm_gate._backward`."""
+    batch, *grid, width = z.shape
+    if weight is not None and bias is not None:
+        weight, bias = weight.contiguous(), bias.contiguous()
+    if dout.stride(-1) != 1:  # such as that of a sum, expanded
+        dout = dout.contiguous()
+    dskipped, dz = torch.empty_like(skipped), torch.empty_like(z)
+    p = plan(z, pool, BACKWARD_HELD, BACKWARD_ITEMS)
+    items = batch * p.steps * p.spans
+    programs = min(items, RESIDENT_WARPS // p.warps * processors(z.device))
+    _, _, step, _ = y.shape
+    partial = p.shared and p.spans > 1
+    dy = y.new_empty(
+        (p.spans if partial else 1, batch, step, width), dtype=torch.float32 if partial else y.dtype
+    )
+    dweight, dbias = (
+        z.new_empty((0 if v is None else programs, width), dtype=torch.float32)
+        for v in (weight, bias)
+    )
+    _backward_kernel[(programs,)](
+        dout,
+        y.contiguous(),
+        skipped,
+        z,
+        weight,
+        bias,
+        dy,
+        dskipped,
+        dz,
+        dweight,
+        dbias,
+        items,
+        y.numel() // 2,
+        p.steps,
+        p.spans,
+        p.span,
+        p.pooled,
+        p.inner,
+        *sizes(grid),
+        strides(dout),
+        strides(skipped),
+        strides(z),
+        strides(dskipped),
+        strides(dz),
+        eps,
+        WIDTH=width,
+        PART=p.part,
+        PARTS=p.parts,
+        ROWS=p.rows,
+        SHARED=p.shared,
+        FAST=fast_math(z),
+        num_warps=p.warps,
+        **register_cap(z, BACKWARD_REGISTERS),
+    )
+    dy = dy.sum(0).to(y.dtype) if partial else dy.squeeze(0)
+    if weight is None:
+        return dy, dskipped, dz, dweight.flatten(), dbias.flatten()
+    return dy, dskipped, dz, dweight.sum(0), dbias.sum(0)

@@ -1,0 +1,27 @@
+"""Where there is no CUDA device, Triton kernels run in Triton's interpreter."""
+
+import os
+
+import pytest
+import torch
+
+# before the first import of Triton, which reads it while it decorates its functions
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@pytest.fixture
+def triton_backend(monkeypatch):
+    """Run the operations as Triton kernels, on memory that is full of NaN until it is written."""
+    monkeypatch.setenv("FASTVIM_BACKEND", "triton")
+
+    def poisoned(allocate):
+        def allocate_and_fill(*arguments, **options):
+            memory = allocate(*arguments, **options)
+            return memory.fill_(float("nan")) if memory.is_floating_point() else memory
+
+        return allocate_and_fill
+
+    monkeypatch.setattr(torch, "empty", poisoned(torch.empty))
+    monkeypatch.setattr(torch, "empty_like", poisoned(torch.empty_like))
+    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned(torch.Tensor.new_empty))

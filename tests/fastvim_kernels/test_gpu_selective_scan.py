@@ -1,0 +1,192 @@
+"""The Triton kernels of selective_scan against the recurrence in float64, gradients included."""
+
+import importlib
+import os
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+pytest.importorskip("triton")
+
+from fastvim_kernels import selective_scan
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytestmark = pytest.mark.skipif(
+    DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1",
+    reason="needs a GPU or TRITON_INTERPRET=1",
+)
+FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
+NAMES = ("u", "dt", "dt_bias", "A_log", "B", "C")
+
+
+@pytest.fixture(autouse=True)
+def triton(monkeypatch):
+    monkeypatch.setenv("FASTVIM_BACKEND", "triton")
+
+
+def module(name):
+    return importlib.import_module(f"fastvim_kernels.{name}")
+
+
+def in_chunks(monkeypatch, chunk, segment=None):
+    """Let chunks, and segments if given, have so many steps."""
+    monkeypatch.setattr(module("selective_scan"), "CARD_CHUNK_STEPS", chunk)
+    monkeypatch.setattr(module("gpu.selective_scan"), "BACKWARD_UNROLL", 2)
+    monkeypatch.setattr(module("gpu.selective_scan"), "FORWARD_UNROLL", 4)
+    if segment is None:
+        monkeypatch.setattr(module("gpu.selective_scan"), "FEW", 0)
+    else:
+        monkeypatch.setattr(module("gpu.selective_scan"), "SEGMENT_STEPS", segment)
+        monkeypatch.setattr(module("gpu.selective_scan"), "FEW", 1 << 20)
+        monkeypatch.setattr(module("gpu.selective_scan"), "MANY", 1 << 20)
+
+
+def inputs(batch, steps, channel, dtype=FP32):
+    """Leaves, of which B and C are parts of one tensor."""
+    torch.manual_seed(0)
+    u, dt = torch.randn(2, 2, batch, steps, channel, dtype=dtype, device=DEVICE)
+    dt_bias = torch.randn(2, channel, device=DEVICE)
+    A_log = torch.randn(2, channel, 16, device=DEVICE)
+    rank = 4
+    maps = torch.randn(2, batch * steps, rank + 32, dtype=dtype, device=DEVICE)
+    _, B, C = maps.split([rank, 16, 16], -1)
+    B, C = (v.unflatten(1, (batch, steps)).detach() for v in (B, C))
+    return [v.requires_grad_() for v in (u, dt, dt_bias, A_log, B, C)]
+
+
+def expected(u, dt, dt_bias, A_log, B, C):
+    dt, A = F.softplus(dt + dt_bias[:, None, None]), -A_log.exp()
+    directions = []
+    for d in (0, 1):
+        steps = range(u.shape[2]) if d == 0 else reversed(range(u.shape[2]))
+        h = u.new_zeros(u.shape[1], *A.shape[1:])
+        y = {}
+        for t in steps:
+            step = dt[d, :, t, :, None]
+            h = torch.exp(step * A[d]) * h + step * B[d, :, t, None] * u[d, :, t, :, None]
+            y[t] = (h * C[d, :, t, None]).sum(-1)
+        directions.append(torch.stack([y[t] for t in sorted(y)], 1))
+    return torch.stack(directions)
+
+
+def check(arguments):
+    """Compare the result and all gradients."""
+    y = selective_scan(*arguments)
+    assert y.is_contiguous()
+    assert y.dtype == arguments[0].dtype
+    seed = torch.randn(y.shape, dtype=y.dtype, device=DEVICE)
+    gradients = torch.autograd.grad(y, arguments, seed)
+    exact = [v.detach().double().requires_grad_() for v in arguments]
+    truth = expected(*exact)
+    truths = torch.autograd.grad(truth, exact, seed.double())
+    limit = 1e-4 if y.dtype == FP32 else 1e-2
+    for name, got, want in zip(("y", *NAMES), (y, *gradients), (truth, *truths), strict=True):
+        assert got.shape == want.shape, name
+        error = (got - want).abs().max()
+        assert error <= limit * want.abs().max(), (name, error / want.abs().max())
+    for got, argument in zip(gradients, arguments, strict=True):
+        assert got.dtype == argument.dtype
+
+
+@pytest.mark.parametrize(
+    ("batch", "steps", "channel", "dtype"),
+    [(1, 1, 40, FP32), (2, 3, 24, FP32), (1, 7, 16, BF16), (1, 3, 16, FP16)],
+)
+def test_matches_loop(monkeypatch, batch, steps, channel, dtype):
+    in_chunks(monkeypatch, 64)
+    check(inputs(batch, steps, channel, dtype))
+
+
+@pytest.mark.parametrize("few", [0, 6, 12, 1 << 20], ids=["32", "16", "8", "few"])
+def test_every_width_of_tile(monkeypatch, few):
+    """Channels of a program forward: from all of them up, as warps are wanted."""
+    arguments = inputs(1, 3, 40)
+    monkeypatch.setattr(module("gpu.selective_scan"), "_processors", lambda device: 1)
+    monkeypatch.setattr(module("gpu.selective_scan"), "FEW", few)
+    monkeypatch.setattr(module("gpu.selective_scan"), "FORWARD_UNROLL", 2)
+    with torch.no_grad():
+        y, truth = selective_scan(*arguments), expected(*(v.double() for v in arguments))
+    assert (y - truth).abs().max() < 1e-5 * truth.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [FP32, BF16])
+def test_chunks(monkeypatch, dtype):
+    in_chunks(monkeypatch, 4)
+    check(inputs(1, 9, 16, dtype))
+
+
+@pytest.mark.parametrize(("batch", "steps"), [(2, 5), (1, 8)])
+def test_segments(monkeypatch, batch, steps):
+    in_chunks(monkeypatch, 4, segment=4)
+    check(inputs(batch, steps, 16))
+
+
+def test_segments_of_several_chunks(monkeypatch):
+    in_chunks(monkeypatch, 2, segment=4)
+    check(inputs(1, 7, 8))
+
+
+def test_programs_that_take_several_images(monkeypatch):
+    in_chunks(monkeypatch, 64)
+    monkeypatch.setattr(module("gpu.selective_scan"), "_processors", lambda device: 1)
+    monkeypatch.setattr(module("gpu.selective_scan"), "MANY", 4)
+    check(inputs(3, 2, 16))
+
+
+def test_writes_everything(monkeypatch):
+    """What is allocated unwritten is NaN here."""
+    in_chunks(monkeypatch, 4, segment=4)
+    kernels = module("gpu.selective_scan")
+
+    class Poisoned:
+        def __getattr__(self, name):
+            return getattr(torch, name)
+
+        def empty(self, *shape, **options):
+            return torch.empty(*shape, **options).fill_(torch.nan)
+
+        def empty_like(self, v):
+            return torch.empty_like(v).fill_(torch.nan)
+
+    monkeypatch.setattr(kernels, "torch", Poisoned())
+    check(inputs(1, 6, 24))
+
+
+def test_large_steps_and_values(monkeypatch):
+    """Beyond 20 softplus is the identity; nothing overflows."""
+    in_chunks(monkeypatch, 4)
+    arguments = inputs(1, 6, 16)
+    with torch.no_grad():
+        dt = arguments[1]
+        dt.copy_(torch.linspace(-100, 100, dt.numel()).reshape(dt.shape))
+        arguments[0].mul_(1e3)
+    check(arguments)
+
+
+def test_shapes_are_as_the_compiler_is_told(monkeypatch):
+    in_chunks(monkeypatch, 2)
+    arguments = [v.detach() for v in inputs(1, 3, 8)]
+    operators, only = torch.ops.fastvim, ["test_schema", "test_faketensor"]
+    forward, backward = operators.selective_scan.default, operators.selective_scan_backward.default
+    torch.library.opcheck(forward, (*arguments, True), test_utils=only)
+    y, starts = forward(*arguments, True)
+    torch.library.opcheck(backward, (y, *arguments, starts), test_utils=only)
+
+
+def test_fewer_states_are_refused():
+    u, dt, dt_bias, A_log, B, C = (v.detach() for v in inputs(1, 2, 8))
+    with pytest.raises(ValueError, match="16 states"):
+        selective_scan(u, dt, dt_bias, A_log[..., :8], B[..., :8], C[..., :8])
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="too large for Triton's interpreter")
+@pytest.mark.parametrize("dtype", [FP32, BF16])
+@pytest.mark.parametrize(
+    ("batch", "steps", "channel"),
+    [(128, 14, 384), (16, 64, 768), (3, 197, 1536), (5, 112, 2560), (1, 4097, 192), (2, 2000, 40)],
+)
+def test_on_the_card(batch, steps, channel, dtype):
+    check(inputs(batch, steps, channel, dtype))
