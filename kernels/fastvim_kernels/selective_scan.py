@@ -28,10 +28,11 @@ def selective_scan(
     Returns y, shape and dtype of `u`; the arithmetic is float32.
     """
     inputs = (u, dt, dt_bias, A_log, B, C)
-    # an exported program has no backward pass, and the number of states would fix its sizes
     keep = torch.is_grad_enabled() and any(v.requires_grad for v in inputs)
-    keep = keep and not torch.compiler.is_exporting()
-    return _forward(*inputs, keep)[0]
+    # An exported program has no backward pass, and the number of states would fix its sizes. Inside
+    # Dynamo some versions of PyTorch take every compilation for an export.
+    exporting = torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
+    return _forward(*inputs, keep and not exporting)[0]
 
 
 # Both operations run both directions forward in time, a chunk of steps at a time. Inside, u, dt and

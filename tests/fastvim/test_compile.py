@@ -1,5 +1,7 @@
 """Every model through torch.compile in one graph, and through torch.export."""
 
+import importlib
+
 import pytest
 import torch
 
@@ -109,6 +111,18 @@ def test_autocast(name):
     x = images(model)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         same(outputs(compiled(model), x), outputs(model, x))
+
+
+def test_a_compiled_scan_keeps_the_states_of_every_chunk(monkeypatch):
+    scan = importlib.import_module("fastvim_kernels.selective_scan")
+    monkeypatch.setattr(scan, "piece_elements", lambda device: 2000)
+    model = MODELS["fastchannelvim"]().eval()
+    x = images(model)
+    parameters = list(model.parameters())
+    same(
+        outputs_and_gradients(compiled(model), parameters, x),
+        outputs_and_gradients(model, parameters, x),
+    )
 
 
 @pytest.mark.slow

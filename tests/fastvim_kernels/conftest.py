@@ -1,13 +1,7 @@
-"""Where there is no CUDA device, Triton kernels run in Triton's interpreter."""
-
-import os
+"""A fixture that makes operations run as Triton kernels."""
 
 import pytest
 import torch
-
-# before the first import of Triton, which reads it while it decorates its functions
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture

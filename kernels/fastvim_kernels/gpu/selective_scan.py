@@ -75,6 +75,11 @@ def backward(
     starts: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of the first six inputs of `forward`."""
+    if starts.shape != _empty_starts(u, A_log, keep=True).shape:
+        raise ValueError(
+            f"selective_scan: the backward pass needs the states that the forward pass keeps, but "
+            f"got {tuple(starts.shape)} for {u.shape[2]} steps"
+        )
     _, batch, steps, channels = u.shape
     dy, u, dt, dt_bias, A_log = (v.contiguous() for v in (dy, u, dt, dt_bias, A_log))
     B, C = (_unit_stride(v) for v in (B, C))
