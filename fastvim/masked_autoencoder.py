@@ -53,7 +53,9 @@ class MaskedAutoencoder(TimmModel):
     """
 
     class_token: bool
-    """Whether encoder and decoder carry a class token."""
+    """Whether encoder and decoder carry a class token, and kept tokens are a sequence around it."""
+    mirrored_rows: bool = False
+    """See `FastMaskVim`."""
 
     def __init__(
         self,
@@ -77,6 +79,8 @@ class MaskedAutoencoder(TimmModel):
 
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
         self.pos_embed = sincos_positions(self.grid, embed_dim, class_token=self.class_token)
+        if self.class_token:
+            self.cls_token = nn.Parameter(nn.init.normal_(torch.empty(1, 1, embed_dim), std=0.02))
         self.layers = Encoder(embed_dim, depth, traversals, **encoder)
         self.norm_f = make_norm(embed_dim, rms_norm=rms_norm)
 
@@ -113,11 +117,6 @@ class MaskedAutoencoder(TimmModel):
         self, x: Tensor, mask_ratio: float = 0.75, noise: Tensor | None = None
     ) -> tuple[Tensor, Masking]:
         """Kept tokens after the final norm, (batch, kept, dim), a class token in their middle."""
-        if x.ndim != 4 or x.shape[1] != self.in_chans:
-            raise ValueError(
-                f"{type(self).__name__}: expected images (batch, channel, height, width) with "
-                f"{self.in_chans} channels, got {tuple(x.shape)}"
-            )
         tokens = self.patch_embed(x)
         grid = tokens.shape[1:3]
         tokens = tokens.flatten(1, 2)
@@ -126,12 +125,11 @@ class MaskedAutoencoder(TimmModel):
             noise = torch.rand(tokens.shape[:2], device=x.device)
         masking = random_masking(noise, mask_ratio)
         tokens = (tokens + positions).take_along_dim(masking.kept.unsqueeze(-1), 1)
-        return self._encode(tokens, class_position, masking.kept, grid), masking
-
-    def _encode(
-        self, tokens: Tensor, class_position: Tensor | None, kept: Tensor, grid: tuple[int, int]
-    ) -> Tensor:
-        raise NotImplementedError
+        if class_position is None:
+            kept = KeptTokens(masking.kept, tuple(grid), self.mirrored_rows)
+            return self.layers(tokens, self.norm_f, kept), masking
+        tokens = insert_token(tokens, self.cls_token + class_position, tokens.shape[1] // 2)
+        return self.layers(tokens, self.norm_f), masking
 
     def forward_decoder(self, latent: Tensor, masking: Masking, grid: tuple[int, int]) -> Tensor:
         """Pixels of all patches, (batch, token, patch * patch * channel)."""
@@ -202,11 +200,6 @@ class FastMaskVim(MaskedAutoencoder):
         self.options = options | own
         self.mirrored_rows = mirrored_rows
 
-    def _encode(
-        self, tokens: Tensor, class_position: Tensor | None, kept: Tensor, grid: tuple[int, int]
-    ) -> Tensor:
-        return self.layers(tokens, self.norm_f, KeptTokens(kept, tuple(grid), self.mirrored_rows))
-
 
 class MaskVim(MaskedAutoencoder):
     """Vim's masked autoencoder: kept tokens are a sequence around a class token."""
@@ -229,11 +222,3 @@ class MaskVim(MaskedAutoencoder):
         options = given(locals())
         super().__init__(SEQUENCE, **options)
         self.options = options
-        self.cls_token = nn.Parameter(nn.init.normal_(torch.empty(1, 1, embed_dim), std=0.02))
-
-    def _encode(
-        self, tokens: Tensor, class_position: Tensor | None, kept: Tensor, grid: tuple[int, int]
-    ) -> Tensor:
-        assert class_position is not None  # as the class has a class token
-        tokens = insert_token(tokens, self.cls_token + class_position, tokens.shape[1] // 2)
-        return self.layers(tokens, self.norm_f)

@@ -99,13 +99,12 @@ class Mixer(nn.Module):
         """
         walk = self.traversal if kept is None else kept.along(self.traversal)
         if isinstance(walk, KeptWalk):
-            x, z = self._project(walk.arrange(hidden))
+            x, z = self.in_proj(walk.arrange(hidden)).chunk(2, dim=-1)
         else:
             # views: nothing is transposed in memory, as the operations take any strides
-            x, z = (walk.arrange(half) for half in self._project(hidden))
+            x, z = (walk.arrange(half) for half in self.in_proj(hidden).chunk(2, dim=-1))
         both = self._frozen or self._directions()
         pooled, skipped = conv_pool(x, both.conv, both.conv_bias, both.skip, walk.pool, self.method)
-        del x  # a large image's tokens are most of the memory
         if isinstance(walk, KeptWalk):
             y = walk.expand(self._scan(walk.mean(pooled), both))
         else:
@@ -115,11 +114,6 @@ class Mixer(nn.Module):
         mixed = expand_norm_gate(y, skipped, z, weight, bias, walk.pool)
         mixed = self.out_proj(walk.restore(mixed))
         return mixed if self.gamma is None else mixed * self.gamma
-
-    def _project(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens twice as wide, and their gates."""
-        x, z = self.in_proj(hidden).chunk(2, dim=-1)
-        return x, z
 
     def freeze(self, dtype: torch.dtype) -> None:
         """Prepare for inference alone: products in `dtype`, parameters of both directions joined.

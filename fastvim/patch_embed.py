@@ -46,7 +46,15 @@ class PatchEmbed(nn.Module):
         lecun_normal_(self.proj)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(batch, channel, height, width) to (batch, row, column, dim)."""
+        """(batch, channel, height, width) to (batch, row, column, dim).
+
+        Raises ValueError for another number of axes or channels.
+        """
+        if images.ndim != 4 or images.shape[1] != self.proj.in_channels:
+            raise ValueError(
+                f"expected images (batch, channel, height, width) with {self.proj.in_channels} "
+                f"channels, got {tuple(images.shape)}"
+            )
         patches = cut_patches(images, self.patch).flatten(3)
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 

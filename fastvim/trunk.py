@@ -85,11 +85,6 @@ class ImageTrunk(TimmModel):
 
         Returns tokens (batch, row, column, dim), or (batch, token, dim) for sequences.
         """
-        if x.ndim != 4 or x.shape[1] != self.in_chans:
-            raise ValueError(
-                f"{type(self).__name__}: expected images (batch, channel, height, width) with "
-                f"{self.in_chans} channels, got {tuple(x.shape)}"
-            )
         tokens = self.patch_embed(x)
         if self.colwise:
             tokens = tokens.transpose(1, 2)
