@@ -268,7 +268,10 @@ def embed(
         bool, typer.Option("--overwrite", help="Embed plates whose file exists already.")
     ] = False,
 ) -> None:
-    """Embed plates with a trained model, one AnnData file a plate."""
+    """Embed plates with a trained model, one AnnData file a plate.
+
+    On a GPU, where there is one, with matrix products in bfloat16; on a CPU in float32.
+    """
     from cellpipe import embed as stage
 
     stage.embed(

@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,26 +14,35 @@ import pandas as pd
 import torch
 from accelerate.utils import find_executable_batch_size
 from rich.progress import Progress
+from torch import Tensor
 
 from cellpipe import schema
 from cellpipe.corrected import CorrectedPlate
 from cellpipe.crop_store import CropStore
-from cellpipe.embedding_file import EmbeddingFile, write_embeddings
+from cellpipe.embedding_file import write_embeddings
 from cellpipe.errors import CellpipeValueError
 from cellpipe.pixel_statistics import PixelStatistics, PixelSums
 from cellpipe.plate import Plate
 from cellpipe.trained_model import ChannelMatch, TrainedModel
+from fastvim import FastChannelVim
+from fastvim.graphed import Graphed
 from fastvim.training.prefetch import prefetch
 
 log = logging.getLogger(__name__)
 
 TOKENS_PER_BATCH = {"cpu": 2**16, "cuda": 2**20}
-"""Tokens (channels x patches) in the first batch that is tried; halved while memory is short."""
+"""Tokens (channels x patches) in the first batch that is tried; fewer while memory is short."""
+
+PRODUCTS = {"cpu": torch.float32, "cuda": torch.bfloat16}
+"""Precision of matrix products; the rest of the arithmetic, and what is written, is float32."""
 
 FIELDS_FOR_STATISTICS = 64
 
 Reader = Callable[[np.ndarray], np.ndarray]
 """Rows to scaled pixels: (row,) -> (row, channel, y, x) float32."""
+
+Forward = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Pixels (row, channel, y, x) to embeddings (row, dimension) and (row, channel, dimension)."""
 
 
 def embed(
@@ -45,6 +55,9 @@ def embed(
     overwrite: bool = False,
 ) -> None:
     """Embed many plates with one model: `output`/<plate>.h5ad for each.
+
+    A GPU is used where there is one. Its matrix products are bfloat16, a CPU's float32, so that the
+    embeddings differ a little; ``uns`` says which they are.
 
     Parameters
     ----------
@@ -161,39 +174,64 @@ def _embed(
 
     @find_executable_batch_size(starting_batch_size=min(first, max(1, len(obs))))
     def run(batch_size: int) -> None:
-        log.info("%s: %d rows in batches of %d on %s", output.name, len(obs), batch_size, device)
+        # as few batches as can be, whose sizes differ by one row at most
+        count = -(-len(obs) // batch_size)
+        batches = np.array_split(np.arange(len(obs)), count) if count else []
+        rows = len(batches[0]) if batches else 0
+        log.info("%s: %d rows in batches of %d on %s", output.name, len(obs), rows, device)
+        forward = forward_on(device, model.model, match.model, rows=rows)
         with (
             write_embeddings(
                 output,
                 obs,
                 dimension=model.model.embed_dim,
                 channels=match.names,
-                provenance=_provenance(model, match) | provenance,
+                provenance=_provenance(model, match, device) | provenance,
             ) as file,
             Progress() as progress,
         ):
             task = progress.add_task(f"Embedding {output.stem}", total=len(obs))
-            batches = np.array_split(np.arange(len(obs)), range(batch_size, len(obs), batch_size))
             # One thread: it reads the next batch while the model works on this one.
-            for pixels in prefetch(read, batches if len(obs) else [], workers=1):
-                _embed_batch(pixels, model, match, file)
+            for pixels in prefetch(read, batches, workers=1):
+                pooled, per_channel = forward(torch.from_numpy(pixels).to(device))
+                file.append(pooled.float().cpu().numpy(), per_channel.float().cpu().numpy())
                 progress.advance(task, len(pixels))
 
     run()
 
 
-@torch.inference_mode()
-def _embed_batch(
-    pixels: np.ndarray, model: TrainedModel, match: ChannelMatch, file: EmbeddingFile
-) -> None:
-    device = next(model.model.parameters()).device
-    batch = torch.from_numpy(pixels).to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        pooled, per_channel = model.model.embed(batch, list(match.model))
-    file.append(pooled.float().cpu().numpy(), per_channel.float().cpu().numpy())
+def forward_on(
+    device: torch.device, model: FastChannelVim, channels: Sequence[int], *, rows: int
+) -> Forward:
+    """What embeds batches of at most `rows` images of the model's `channels` on its device.
+
+    On a GPU it is a CUDA graph of that many rows, to which smaller batches are filled up.
+    """
+    index = torch.tensor(channels, device=device)
+
+    def call(model: FastChannelVim, batch: Tensor) -> tuple[Tensor, Tensor]:
+        return model.embed(batch, index)
+
+    if device.type != "cuda":
+        return torch.inference_mode()(partial(call, model))
+    # a plate of one or two batches would not repay a recording
+    return filled_up(Graphed(model, call, dtype=PRODUCTS["cuda"], plain_calls=2), rows)
 
 
-def _provenance(model: TrainedModel, match: ChannelMatch) -> dict[str, Any]:
+def filled_up(forward: Forward, rows: int) -> Forward:
+    """Let `forward` see batches of exactly `rows` rows, and cut its results to those given."""
+
+    def run(batch: Tensor) -> tuple[Tensor, Tensor]:
+        given = len(batch)
+        if given < rows:
+            batch = torch.cat([batch, batch.new_zeros(rows - given, *batch.shape[1:])])
+        pooled, per_channel = forward(batch)
+        return pooled[:given], per_channel[:given]
+
+    return run
+
+
+def _provenance(model: TrainedModel, match: ChannelMatch, device: torch.device) -> dict[str, Any]:
     packages = ("fastvim-cells", "torch", "zarr", "anndata")
     return {
         "weights_sha256": model.weights_sha256,
@@ -201,5 +239,6 @@ def _provenance(model: TrainedModel, match: ChannelMatch) -> dict[str, Any]:
         "channels": list(match.names),
         "missing_channels": list(match.missing),
         "unknown_channels": list(match.unknown),
+        "matrix_products": str(PRODUCTS[device.type]).removeprefix("torch."),
         "versions": {name: version(name) for name in packages},
     }

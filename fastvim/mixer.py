@@ -4,7 +4,8 @@ import math
 from typing import NamedTuple
 
 import torch
-from fastvim_kernels import conv_pool, expand_norm_gate, selective_scan
+import torch.nn.functional as F
+from fastvim_kernels import conv_pool, expand_norm_gate, mix, selective_scan
 from torch import Tensor, nn
 
 from fastvim.traversal import KeptTokens, KeptWalk, Traversal
@@ -97,23 +98,44 @@ class Mixer(nn.Module):
 
         Returns the shape of `hidden`.
         """
-        walk = self.traversal if kept is None else kept.along(self.traversal)
-        if isinstance(walk, KeptWalk):
-            x, z = self.in_proj(walk.arrange(hidden)).chunk(2, dim=-1)
-        else:
-            # views: nothing is transposed in memory, as the operations take any strides
-            x, z = (walk.arrange(half) for half in self.in_proj(hidden).chunk(2, dim=-1))
         both = self._frozen or self._directions()
-        pooled, skipped = conv_pool(x, both.conv, both.conv_bias, both.skip, walk.pool, self.method)
-        if isinstance(walk, KeptWalk):
-            y = walk.expand(self._scan(walk.mean(pooled), both))
-        else:
-            y = self._scan(pooled, both)
-        norm = self.layernorm
-        weight, bias = (norm.weight, norm.bias) if norm is not None else (None, None)
-        mixed = expand_norm_gate(y, skipped, z, weight, bias, walk.pool)
-        mixed = self.out_proj(walk.restore(mixed))
-        return mixed if self.gamma is None else mixed * self.gamma
+        norm: tuple[Tensor | None, Tensor | None] = (None, None)
+        if self.layernorm is not None:
+            norm = self.layernorm.weight, self.layernorm.bias
+        out_proj = self.out_proj.weight
+        if self.gamma is not None:
+            out_proj = out_proj * self.gamma.unsqueeze(1)
+        if kept is not None:
+            mixed = self._mix_kept(hidden, kept.along(self.traversal), both, norm)
+            return F.linear(mixed, out_proj)
+        return mix(
+            self.in_proj(hidden),
+            *both,
+            *norm,
+            out_proj,
+            self.traversal.order,
+            self.traversal.pool,
+            self.method,
+            self.pool_scale if self.method == "mean" else 1.0,
+        )
+
+    def _mix_kept(
+        self,
+        hidden: Tensor,
+        walk: KeptWalk,
+        both: "_Directions",
+        norm: tuple[Tensor | None, Tensor | None],
+    ) -> Tensor:
+        """Mix tokens of which some are missing, up to the output projection."""
+        x, z = self.in_proj(walk.arrange(hidden)).chunk(2, dim=-1)
+        u, skipped = conv_pool(x, both.conv, both.conv_bias, both.skip, walk.pool)
+        pooled = walk.mean(u) * self.pool_scale
+        _, batch, step, _ = pooled.shape
+        maps = pooled.flatten(1, 2) @ both.x_proj.mT
+        dt, b, c = maps.split([self.rank, STATE, STATE], dim=-1)
+        dt, b, c = (v.unflatten(1, (batch, step)) for v in (dt @ both.dt_proj.mT, b, c))
+        y = selective_scan(pooled, dt, both.dt_bias, both.A_log, b, c)
+        return walk.restore(expand_norm_gate(walk.expand(y), skipped, z, *norm, walk.pool))
 
     def freeze(self, dtype: torch.dtype) -> None:
         """Prepare for inference alone: products in `dtype`, parameters of both directions joined.
@@ -135,14 +157,3 @@ class Mixer(nn.Module):
             torch.stack([self.dt_proj.bias, self.dt_proj_b.bias]),
             torch.stack([self.A_log, self.A_b_log]),
         )
-
-    def _scan(self, pooled: Tensor, both: "_Directions") -> Tensor:
-        """Scan pooled tokens: (2, batch, step, channel) to the same shape."""
-        if self.method == "mean" and self.pool_scale != 1:
-            pooled = pooled * self.pool_scale
-        _, batch, step, _ = pooled.shape
-        maps = pooled.flatten(1, 2) @ both.x_proj.mT
-        dt, b, c = maps.split([self.rank, STATE, STATE], dim=-1)
-        dt = dt @ both.dt_proj.mT
-        dt, b, c = (v.unflatten(1, (batch, step)) for v in (dt, b, c))
-        return selective_scan(pooled, dt, both.dt_bias, both.A_log, b, c)

@@ -64,7 +64,13 @@ def _backward(
     stats: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+    dtype: torch.dtype,
+    of_residual: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of hidden, in its `dtype`, the residual, the weight and the bias.
+
+    The first two are one gradient: the second, in float32, is empty unless `of_residual`.
+    """
     dnormed = dnormed.float().contiguous()
     mean, scale = stats
     if bias is None:
@@ -79,7 +85,11 @@ def _backward(
         dx, dweight, dbias = torch.ops.aten.native_layer_norm_backward(
             dnormed, total, weight.shape, mean, scale, weight, bias, [True, True, True]
         )
-    return (dx if dtotal is None else dx.add_(dtotal)), dweight, dbias
+    if dtotal is not None:
+        dx.add_(dtotal)
+    if not of_residual:
+        return dx.to(dtype), dx.new_empty(0), dweight, dbias
+    return dx.to(dtype, copy=True), dx, dweight, dbias
 
 
 @_backward.register_fake
@@ -90,9 +100,12 @@ def _(
     stats: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+    dtype: torch.dtype,
+    of_residual: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dbias = weight.new_empty(0 if bias is None else bias.shape)
-    return torch.empty_like(total), torch.empty_like(weight), dbias
+    dresidual = torch.empty_like(total) if of_residual else total.new_empty(0)
+    return torch.empty_like(total, dtype=dtype), dresidual, torch.empty_like(weight), dbias
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -110,10 +123,17 @@ def _differentiate(
     total, stats, weight, bias = ctx.saved_tensors
     if dnormed is None:
         dnormed = torch.zeros_like(total)
-    dx, dweight, dbias = _backward(dnormed, dtotal, total, stats, weight, bias)
     of_hidden, of_residual = ctx.dtypes
-    dresidual = None if of_residual is None else dx.to(of_residual)
-    return dx.to(of_hidden), dresidual, dweight, None if bias is None else dbias, None
+    dhidden, dresidual, dweight, dbias = _backward(
+        dnormed, dtotal, total, stats, weight, bias, of_hidden, of_residual is not None
+    )
+    return (
+        dhidden,
+        None if of_residual is None else dresidual.to(of_residual),
+        dweight,
+        None if bias is None else dbias,
+        None,
+    )
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)

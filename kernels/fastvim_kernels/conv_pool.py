@@ -48,18 +48,18 @@ def _forward(
     x: Tensor, weight: Tensor, bias: Tensor, skip: Tensor, pool: Sequence[int], method: str
 ) -> tuple[Tensor, Tensor]:
     batch, *grid, channel = x.shape
-    remaining = _remaining(grid, pool)
+    remaining = remaining_axes(grid, pool)
     pooled = x.new_empty(2, batch, *remaining, channel)
     skipped = torch.empty_like(x)
     for images, rows in pieces(batch, grid, channel, x.device, split_rows=0 not in pool):
-        total = torch.zeros((), device=x.device)
+        shares = []
         for d, u in enumerate(_convolve(x[images], weight, bias, rows)):
             u = F.silu(u, inplace=True)
             on_grid = u.unflatten(1, (rows.stop - rows.start, *grid[1:]))
             where = (d, images, slice(None) if 0 in pool else rows)
             pooled[where] = _pool(on_grid, pool, method)
-            total = torch.addcmul(total, on_grid, skip[d])
-        skipped[images, rows] = total
+            shares.append(on_grid.mul_(skip[d]))  # in place, as fresh memory is slow to touch
+        torch.add(*shares, out=skipped[images, rows])
     return pooled.view(2, batch, math.prod(remaining), channel), skipped
 
 
@@ -68,7 +68,7 @@ def _(
     x: Tensor, weight: Tensor, bias: Tensor, skip: Tensor, pool: Sequence[int], method: str
 ) -> tuple[Tensor, Tensor]:
     batch, *grid, channel = x.shape
-    step = math.prod(_remaining(grid, pool))
+    step = math.prod(remaining_axes(grid, pool))
     return x.new_empty(2, batch, step, channel), torch.empty_like(x)
 
 
@@ -82,14 +82,17 @@ def _backward(
     skip: Tensor,
     pool: Sequence[int],
     method: str,
+    *,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of `x`, in `out` if that is given, and of the parameters."""
     batch, *grid, channel = x.shape
     length, taps = math.prod(grid), weight.shape[-1]
     scanned = [1 if axis in pool else size for axis, size in enumerate(grid)]
     dpooled = dpooled.float().reshape(2, batch, *scanned, channel)
     if method == "mean":
         dpooled = dpooled / math.prod(grid[axis] for axis in pool)
-    dx = torch.empty_like(x)
+    dx = torch.empty_like(x) if out is None else out
     dweight, dbias, dskip = (torch.zeros(v.shape, device=x.device) for v in (weight, bias, skip))
     for images, _ in pieces(batch, grid, channel, x.device, split_rows=False):
         piece, dout = (v[images].flatten(1, -2).float() for v in (x, dskipped))
@@ -145,14 +148,15 @@ _forward.register_autograd(_differentiate, setup_context=_save)
 
 def _filter(signal: Tensor, weight: Tensor, *, reverse: bool, bias: Tensor | None = None) -> Tensor:
     """Causal depthwise filter of (batch, token, channel) tokens; anti-causal when `reverse`."""
-    length, taps = signal.shape[1], weight.shape[-1]
-    if reverse:
-        weight = weight.flip(-1)
-    # a two-dimensional convolution one row high, as that has a fast channels-last form on a CPU
-    image = signal.transpose(1, 2).unsqueeze(2)
-    out = F.conv2d(image, weight[:, None, None], bias, padding=(0, taps - 1), groups=len(weight))
-    out = out.squeeze(2).transpose(1, 2)
-    return out[:, taps - 1 :] if reverse else out[:, :length]
+    # PyTorch's convolution copies tokens with gaps between them, such as half of a projection, and
+    # takes longer to start: 79 us against 42 at 196 tokens of 384 channels, on two cores
+    *earlier, last = weight.mT.contiguous()
+    out = signal * last if bias is None else torch.addcmul(bias, signal, last)
+    for lag, factor in enumerate(reversed(earlier), start=1):
+        late, early = slice(lag, None), slice(None, -lag)
+        here, there = (early, late) if reverse else (late, early)
+        out[:, here].addcmul_(signal[:, there], factor)
+    return out
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor, rows: slice) -> Iterator[Tensor]:
@@ -172,7 +176,8 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor, rows: slice) -> Iterator[
         yield _filter(window, weight[d], reverse=d == 1, bias=bias[d])[:, inside]
 
 
-def _remaining(grid: Sequence[int], pool: Sequence[int]) -> list[int]:
+def remaining_axes(grid: Sequence[int], pool: Sequence[int]) -> list[int]:
+    """Sizes of the axes that are not pooled."""
     return [size for axis, size in enumerate(grid) if axis not in pool]
 
 

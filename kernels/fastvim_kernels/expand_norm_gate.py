@@ -48,15 +48,18 @@ def _forward(
     pool: Sequence[int],
     eps: float,
 ) -> Tensor:
+    half = _half(y, z.shape[1:-1], pool)
+    result = torch.empty_like(z)
+    # each token is on its own: take them as they lie in memory
+    axes = (0, *sorted(range(1, z.ndim - 1), key=z.stride, reverse=True), -1)
+    half, skipped, z, out = (v.permute(axes) for v in (half, skipped, z, result))
     batch, *grid, channel = z.shape
-    half = _half(y, grid, pool)
-    out = torch.empty_like(z)
     for images, rows in pieces(batch, grid, channel, z.device, split_rows=True):
         mixed = _expand(half, skipped, images, rows)
         if weight is not None:
             mixed = F.layer_norm(mixed, weight.shape, weight, bias, eps)
         torch.mul(F.silu(_piece(z, images, rows)), mixed, out=out[images, rows])
-    return out
+    return result
 
 
 @_forward.register_fake
@@ -82,12 +85,20 @@ def _backward(
     bias: Tensor | None,
     pool: Sequence[int],
     eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return one gradient of `y`, (batch, step, channel), as the directions' are the same."""
+    *,
+    out: Tensor | None = None,
+    again: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of `y`, `skipped`, `z`, `weight` and `bias`, and the result if `again`.
+
+    The one of `y` is (batch, step, channel), as the directions' are the same. out : memory for the
+    gradient of `z`.
+    """
     batch, *grid, channel = z.shape
     half = _half(y, grid, pool)
     dhalf = half.new_zeros(half.shape)
-    dskipped, dz = torch.empty_like(skipped), torch.empty_like(z)
+    dskipped, dz = torch.empty_like(skipped), torch.empty_like(z) if out is None else out
+    gated = torch.empty_like(skipped) if again else skipped.new_empty(0)
     dweight, dbias = (half.new_zeros(0 if v is None else channel) for v in (weight, bias))
     axes = [axis + 1 for axis in pool]
     for images, rows in pieces(batch, grid, channel, z.device, split_rows=True):
@@ -97,6 +108,8 @@ def _backward(
             normed, mean, rstd = torch.native_layer_norm(mixed, weight.shape, weight, bias, eps)
         sigmoid = torch.sigmoid(gate)
         silu = gate * sigmoid
+        if again:
+            torch.mul(silu, normed, out=gated[images, rows])
         dmixed = dpiece * silu
         # derivative of SiLU: s + u * (1 - s)
         slope = sigmoid.addcmul_(silu, 1 - sigmoid)
@@ -111,7 +124,7 @@ def _backward(
         into = slice(None) if half.shape[1] == 1 else rows
         dhalf[images, into] += dmixed.sum(axes, keepdim=True) if axes else dmixed
     dy = dhalf.div_(2).to(y.dtype).view(y.shape[1:])
-    return dy, dskipped, dz, dweight, dbias
+    return dy, dskipped, dz, dweight, dbias, gated
 
 
 @_backward.register_fake
@@ -124,12 +137,12 @@ def _(
     bias: Tensor | None,
     pool: Sequence[int],
     eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     dweight, dbias = (
         z.new_empty(0 if v is None else v.shape, dtype=torch.float32) for v in (weight, bias)
     )
     dskipped, dz = torch.empty_like(skipped), torch.empty_like(z)
-    return y.new_empty(y.shape[1:]), dskipped, dz, dweight, dbias
+    return y.new_empty(y.shape[1:]), dskipped, dz, dweight, dbias, skipped.new_empty(0)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -139,7 +152,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _differentiate(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
     y, skipped, z, weight, bias = ctx.saved_tensors  # once only, or checkpointing complains
-    dy, dskipped, dz, dweight, dbias = _backward(
+    dy, dskipped, dz, dweight, dbias, _ = _backward(
         dout, y, skipped, z, weight, bias, ctx.pool, ctx.eps
     )
     norm = (None, None) if weight is None else (dweight, dbias)

@@ -57,3 +57,49 @@ def _selective_scan_backward(
     A, B, C, dt and dt * u (10).
     """
     return 19 * prod(u) * A_log[-1]
+
+
+@register_flop_formula(torch.ops.fastvim.mix)
+def _mix(
+    xz: Shape,
+    conv: Shape,
+    conv_bias: Shape,
+    skip: Shape,
+    x_proj: Shape,
+    dt_proj: Shape,
+    dt_bias: Shape,
+    A_log: Shape,
+    norm_weight: Shape | None,
+    norm_bias: Shape | None,
+    out_proj: Shape,
+    order: Sequence[int],
+    pool: Sequence[int],
+    *rest: Any,
+    out_shape: Any = None,
+) -> int:
+    """Convolution, scan, and the three projections."""
+    *tokens, double = xz
+    batch, *grid = tokens
+    scanned = prod(
+        size for place, size in enumerate(grid[axis] for axis in order) if place not in pool
+    )
+    steps = 2 * batch * scanned
+    products = steps * (prod(x_proj[1:]) + prod(dt_proj[1:])) + prod(tokens) * prod(out_proj)
+    u = (steps, double // 2)
+    return (
+        _conv_pool((*tokens, double // 2), conv)
+        + _selective_scan(u, u, dt_bias, A_log)
+        + 2 * products
+    )
+
+
+@register_flop_formula(torch.ops.fastvim.mix_backward)
+def _mix_backward(dout: Shape, xz: Shape, *rest: Any, out_shape: Any = None) -> int:
+    """Convolution, scan, and twice the three projections."""
+    conv, _, _, x_proj, dt_proj, _, A_log, _, _, out_proj, _, pooled, *_ = rest
+    *tokens, double = xz
+    products = prod(pooled[:-1]) * (prod(x_proj[1:]) + prod(dt_proj[1:])) + prod(tokens) * prod(
+        out_proj
+    )
+    convolved = 3 * _conv_pool((*tokens, double // 2), conv)
+    return convolved + 19 * prod(pooled) * A_log[-1] + 4 * products

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import inspect
 import os
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,8 @@ import torch
 from torch.library import CustomOpDef, custom_op
 
 BACKENDS = ("auto", "triton", "torch")
+
+_REFERENCES: dict[str, Callable[..., Any]] = {}
 
 
 def use_triton(tensor: torch.Tensor) -> bool:
@@ -30,31 +33,65 @@ def use_triton(tensor: torch.Tensor) -> bool:
     return backend == "triton" or (backend == "auto" and tensor.is_cuda)
 
 
-def operation(name: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
-    """Register a function on tensors as `torch.ops.fastvim.<name>`, for every device.
+def implementation(name: str, tensor: torch.Tensor) -> Callable[..., Any]:
+    """Return what computes an operation on this tensor, below autograd and the dispatcher.
 
-    The function is the reference in PyTorch. Where `use_triton` says so, `forward` of the module
-    `fastvim_kernels.gpu.<name>` takes its place, and `backward` of `gpu.<stem>` if the name is
-    `<stem>_backward`.
+    The reference in PyTorch or, where `use_triton` says so, `forward` of the module
+    `fastvim_kernels.gpu.<name>`; `backward` of `gpu.<stem>` if the name is `<stem>_backward`.
+    """
+    if not use_triton(tensor):
+        return _REFERENCES[name]
+    stem = name.removesuffix("_backward")
+    kernels = importlib.import_module(f"fastvim_kernels.gpu.{stem}")
+    return getattr(kernels, "forward" if stem == name else "backward")
+
+
+def operator(name: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
+    """Register a function on tensors as `torch.ops.fastvim.<name>`, for every device.
 
     The first argument is a tensor, and the results are fresh ones. Autocast is off inside, as it
     would turn float32 arithmetic into less. An operator has no optional results: an empty tensor
-    stands for the gradient of an absent argument.
+    stands for the gradient of an absent argument. Keyword-only parameters are not the operator's.
     """
-    stem = name.removesuffix("_backward")
-    part = "forward" if stem == name else "backward"
 
     def register(function: Callable[..., Any]) -> CustomOpDef:
         @functools.wraps(function)
         def without_autocast(first: torch.Tensor, *rest: Any) -> Any:
-            if use_triton(first):
-                kernels = importlib.import_module(f"fastvim_kernels.gpu.{stem}")
-                # Triton launches on the current device, whatever device its arguments are on
-                with torch.cuda.device_of(first):
-                    return getattr(kernels, part)(first, *rest)
-            with torch.autocast(first.device.type, enabled=False):
+            # Triton launches on the current device, whatever device its arguments are on
+            with (
+                torch.cuda.device_of(first),
+                torch.autocast(first.device.type, enabled=False),
+            ):
                 return function(first, *rest)
 
+        signature = inspect.signature(function)
+        own = [p for p in signature.parameters.values() if p.kind is not p.KEYWORD_ONLY]
+        without_autocast.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
         return custom_op(f"fastvim::{name}", without_autocast, mutates_args=())
 
     return register
+
+
+def operation(name: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
+    """Register a reference, and the `operator` that runs whatever `implementation` chooses."""
+
+    def register(function: Callable[..., Any]) -> CustomOpDef:
+        @functools.wraps(function)
+        def chosen(first: torch.Tensor, *rest: Any) -> Any:
+            return implementation(name, first)(first, *rest)
+
+        _REFERENCES[name] = function
+        return operator(name)(chosen)
+
+    return register
+
+
+def keeps_for_backward(*inputs: Any) -> bool:
+    """Whether an operation on these inputs must keep what its backward pass needs.
+
+    An exported program has no backward pass. Inside Dynamo some versions of PyTorch take every
+    compilation for an export.
+    """
+    exporting = torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
+    needed = any(isinstance(v, torch.Tensor) and v.requires_grad for v in inputs)
+    return torch.is_grad_enabled() and needed and not exporting

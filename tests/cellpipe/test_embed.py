@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 import torch
 
+from cellpipe import embed as stage
 from cellpipe.crop_store import CELLS_FILE, CropStore, CropWriter
-from cellpipe.embed import embed
+from cellpipe.embed import embed, filled_up, forward_on
 from cellpipe.errors import CellpipeDataError, CellpipeValueError
 from cellpipe.files import write_table
 from cellpipe.plate import Plate
@@ -17,6 +18,8 @@ from cellpipe.trained_model import Preprocessing, TrainedModel, save_trained
 from fastvim import create_model
 
 DIMENSION = 32
+CUDA = torch.cuda.is_available()
+TOLERANCE = 2e-2 if CUDA else 1e-5  # of bfloat16 products, and of another order of summation
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +66,8 @@ def test_cells_follow_the_contract(cells, drawn_plate):
         assert f"Metadata_{column}" in cells.obs
     assert "Count_Nuclei" in cells.obs
     assert len(cells.uns["fastchannelvim"]["weights_sha256"]) == 64
+    products = "bfloat16" if CUDA else "float32"
+    assert cells.uns["fastchannelvim"]["matrix_products"] == products
 
 
 def test_channels_are_matched_by_name(cells, model, drawn_plate, caplog):
@@ -79,11 +84,108 @@ def test_channels_are_matched_by_name(cells, model, drawn_plate, caplog):
     pixels = (counts - mean[:, None, None]) / std[:, None, None]
     with torch.inference_mode():
         pooled, per_channel = trained.model.embed(torch.from_numpy(pixels).float(), index)
-    np.testing.assert_allclose(cells.X[[3, 7]], pooled, atol=1e-5)
+    np.testing.assert_allclose(cells.X[[3, 7]], pooled, atol=TOLERANCE)
     for place, name in enumerate(names):
         rows = cells.obsm[f"X_{name}"][[3, 7]]
-        np.testing.assert_allclose(rows, per_channel[:, place], atol=1e-5)
+        np.testing.assert_allclose(rows, per_channel[:, place], atol=TOLERANCE)
     assert "X_Lipids" not in cells.obsm
+
+
+def test_a_smaller_batch_is_filled_up_and_the_filling_dropped():
+    seen = []
+
+    def forward(batch):
+        seen.append(batch.clone())
+        return batch.mean((1, 2, 3))[:, None], batch.mean((2, 3))
+
+    pixels = torch.rand(3, 2, 5, 5)
+    for given in (3, 4):
+        pooled, per_channel = filled_up(forward, 4)(pixels[:given])
+        assert (len(pooled), len(per_channel)) == (min(given, 3),) * 2
+    torch.testing.assert_close(per_channel, pixels.mean((2, 3)))
+    assert [len(batch) for batch in seen] == [4, 4]
+    assert torch.equal(seen[0][:3], pixels)
+    assert not seen[0][3].any()
+
+
+@pytest.fixture
+def sizes(monkeypatch):
+    """Sizes of the batches that are embedded, by the greatest size of their plate or attempt."""
+    found = {}
+
+    def watched(device, model, channels, *, rows):
+        forward = forward_on(device, model, channels, rows=rows)
+        found[rows] = []
+
+        def watch(batch):
+            found[rows].append(len(batch))
+            return forward(batch)
+
+        return watch
+
+    monkeypatch.setattr(stage, "forward_on", watched)
+    return found
+
+
+@pytest.fixture
+def at_most(monkeypatch, drawn_plate):
+    """Let the first batches that are tried have so many cells."""
+    _, channels, height, width = CropStore.open(drawn_plate.crops).array.shape
+    tokens = (channels - 1) * -(-height // 8) * -(-width // 8)  # the model lacks a channel
+
+    def limit(cells):
+        monkeypatch.setitem(stage.TOKENS_PER_BATCH, "cuda" if CUDA else "cpu", cells * tokens)
+
+    return limit
+
+
+def test_batches_differ_by_one_row_at_most(cells, model, drawn_plate, tmp_path, at_most, sizes):
+    at_most(100)
+    embed([drawn_plate.crops], model=model, output=tmp_path)
+    batches = next(iter(sizes.values()))
+    assert sum(batches) == cells.n_obs
+    assert len(batches) == -(-cells.n_obs // 100)
+    assert max(batches) - min(batches) <= 1
+    again = anndata.read_h5ad(tmp_path / "SIM0001.h5ad")
+    np.testing.assert_allclose(again.X, cells.X, atol=TOLERANCE)
+
+
+def test_smaller_batches_where_memory_ends(
+    cells, model, drawn_plate, tmp_path, monkeypatch, at_most, sizes
+):
+    """Also after a batch of the size that turns out too large."""
+    watched = stage.forward_on
+
+    def short(device, model, channels, *, rows):
+        forward = watched(device, model, channels, rows=rows)
+
+        def run(batch):
+            if rows > 50 and sizes[rows]:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 TiB.")
+            return forward(batch)
+
+        return run
+
+    monkeypatch.setattr(stage, "forward_on", short)
+    at_most(60)
+    embed([drawn_plate.crops], model=model, output=tmp_path)
+    assert [size > 50 for size in sizes] == [True] * (len(sizes) - 1) + [False]
+    assert len(sizes) > 1
+    again = anndata.read_h5ad(tmp_path / "SIM0001.h5ad")
+    np.testing.assert_allclose(again.X, cells.X, atol=TOLERANCE)
+
+
+@pytest.mark.skipif(not CUDA, reason="needs a CUDA device")
+def test_a_recorded_graph_gives_what_the_model_gives(model):
+    trained = TrainedModel.load(model, "cuda")
+    network, channels = trained.model, (3, 0, 1)
+    forward = forward_on(torch.device("cuda"), network, channels, rows=4)
+    for given in (4, 4, 4, 4, 3):  # plain, plain, recorded, replayed, replayed
+        pixels = torch.randn(given, 3, 48, 48, device="cuda")
+        with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
+            want = network.embed(pixels, channels)
+        for got, one in zip(forward(pixels), want, strict=True):
+            torch.testing.assert_close(got, one, rtol=1e-2, atol=1e-2)
 
 
 def test_fields_in_one_piece_without_segmentation(model, drawn_plate, tmp_path):

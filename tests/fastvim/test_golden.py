@@ -5,6 +5,7 @@ The terminal summary prints one line a case and one a full-size model.
 
 import inspect
 import json
+import os
 import re
 from pathlib import Path
 
@@ -56,6 +57,14 @@ PUBLISHED_ONLY = {
 or is translated below."""
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+INTERPRETED = [
+    "fastvim_mean",
+    "fastchannelvim_2dcompress_no_rotate",
+    "vim_midcls",
+    "mae_fastmaskvim",
+]
+"""The smallest of each family, as Triton's interpreter takes seconds an image."""
 
 SILU_IS_ONE = 1.2784645427610738
 
@@ -118,11 +127,12 @@ class Case:
             return model(image, range(image.shape[1]))
         if isinstance(model, fastvim.FastMaskVim | fastvim.MaskVim):
             ratio = self.meta["runner_args"]["mask_ratio"]
-            return model(image, mask_ratio=ratio, noise=self.golden["noise"])
+            return model(image, mask_ratio=ratio, noise=self.golden["noise"][: len(image)])
         return model(image)
 
-    def compare(self, kind, key, got, limit=OUTPUTS):
-        want = self.golden[key]
+    def compare(self, kind, key, got, limit=OUTPUTS, *, images=None):
+        """Compare with a golden tensor, or with its first `images`."""
+        want = self.golden[key] if images is None else self.golden[key][:images]
         assert got.shape == want.shape, f"{key}: {tuple(got.shape)}, not {tuple(want.shape)}"
         error = ((got - want).abs().max() / want.abs().max().clamp(min=1e-30)).item()
         self.errors[kind] = max(self.errors.get(kind, 0.0), error)
@@ -234,6 +244,24 @@ def compare_reconstruction(case, output):
     case.compare("outputs", "init/decoder_pos_embed", fresh.decoder_pos_embed)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") != "1", reason="on a GPU every case runs as Triton kernels"
+)
+@pytest.mark.parametrize("case", INTERPRETED, indirect=True)
+def test_first_image_by_interpreted_triton_kernels(case, monkeypatch):
+    monkeypatch.setenv("FASTVIM_BACKEND", "triton")
+    seen = record(case.model)
+    with torch.no_grad():
+        output = case.run(case.image[:1])
+    if case.meta["runner"] == "mae":
+        case.compare("triton", "pred", output[1], images=1)
+    else:
+        case.compare("triton", "logits", output, images=1)
+    for name in seen.keys() & {key.removeprefix("intermediate/") for key in case.golden}:
+        case.compare("triton", f"intermediate/{name}", seen[name], images=1)
+
+
 @cases(lambda meta: meta["runner_args"].get("other_inputs"))
 def test_other_input_sizes(case):
     for other in case.meta["runner_args"]["other_inputs"]:
@@ -244,12 +272,13 @@ def test_other_input_sizes(case):
 @cases(lambda meta: not meta["kwargs"].get("use_norm_after_ssm", True))
 def test_published_path_that_drops_the_gate(case, monkeypatch):
     """With SiLU(z) set to 1 the other published path is reproduced too."""
-    gated = fastvim.mixer.expand_norm_gate
+    gated = fastvim.mixer.mix
 
-    def ungated(y, skipped, z, *rest):
-        return gated(y, skipped, torch.full_like(z, SILU_IS_ONE), *rest)
+    def ungated(xz, *rest):
+        x, z = xz.chunk(2, dim=-1)
+        return gated(torch.cat([x, torch.full_like(z, SILU_IS_ONE)], dim=-1), *rest)
 
-    monkeypatch.setattr(fastvim.mixer, "expand_norm_gate", ungated)
+    monkeypatch.setattr(fastvim.mixer, "mix", ungated)
     key = "logits" if isinstance(case.model, fastvim.Vim) else "logits_fastpath"
     case.compare("ungated", key, case.run())
 

@@ -256,7 +256,7 @@ def test_gradient_checkpointing(create_any, rate, training):
     assert plain.keys() == recomputed.keys()
     for name, gradient in recomputed.items():
         assert torch.equal(gradient, plain[name]), name
-    assert kept[1] < 0.4 * kept[0]
+    assert kept[1] < 0.5 * kept[0]
 
 
 def test_layer_decay(create_any):

@@ -1,10 +1,14 @@
 """add_norm against float64 arithmetic written out."""
 
+from functools import partial
+
 import pytest
 import torch
 from fastvim_kernels import add_norm
 
 EPS = 1e-5
+
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
 
 def expected(hidden, residual, weight, bias):
@@ -32,6 +36,32 @@ def test_matches_float64(with_residual, with_bias):
     for got, want in zip(inputs, exact, strict=True):
         if want is not None:
             assert (got.grad - want.grad).abs().max() < 1e-5 * want.grad.abs().max()
+
+
+@pytest.mark.parametrize("with_residual", [False, True])
+@pytest.mark.parametrize("with_bias", [False, True], ids=["rms", "layer"])
+def test_gradients_are_those_of_finite_differences(gradcheck, with_residual, with_bias):
+    torch.manual_seed(0)
+    given = [torch.randn(2, 4), torch.randn(2, 4), torch.randn(4), torch.randn(4)]
+    names = ["hidden", *["residual"] * with_residual, "weight", *["bias"] * with_bias]
+    absent = dict.fromkeys(("residual", "bias"))
+    inputs = dict(zip(("hidden", "residual", "weight", "bias"), given, strict=True))
+
+    def by_name(function, *values):
+        return function(**absent | dict(zip(names, values, strict=True)))
+
+    gradcheck(partial(by_name, add_norm), partial(by_name, expected), [inputs[n] for n in names])
+
+
+@pytest.mark.parametrize("value", [0.0, 1e4, 1e18], ids=str)
+@pytest.mark.parametrize("with_bias", [False, True], ids=["rms", "layer"])
+def test_rows_of_one_value_stay_finite(with_bias, value):
+    hidden = torch.full((3, 8), value).requires_grad_()
+    weight, bias = torch.ones(8), torch.zeros(8) if with_bias else None
+    normed, total = add_norm(hidden, None, weight, bias)
+    (normed.sum() + total.sum()).backward()
+    assert normed.isfinite().all()
+    assert hidden.grad.isfinite().all()
 
 
 def test_residual_stays_float32():

@@ -2,6 +2,7 @@
 
 import importlib
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from fastvim_kernels import conv_pool
 
 GRID = (3, 4, 2)
 POOLS = [(), (0,), (1,), (2,), (0, 1), (1, 2)]
+
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
 
 def expected(x, weight, bias, skip, pool, method):
@@ -57,6 +60,24 @@ def test_matches_loop(monkeypatch, piece, pool, method):
         assert (got - want).abs().max() < 1e-5 * want.abs().max()
     for got, want in zip(arguments, exact, strict=True):
         assert (got.grad - want.grad).abs().max() < 1e-5 * want.grad.abs().max()
+
+
+@pytest.mark.parametrize(("pool", "method"), [((), "mean"), ((1,), "mean"), ((0,), "max")])
+def test_gradients_are_those_of_finite_differences(gradcheck, pool, method):
+    def call(function, *values):
+        return function(*values, pool, method)
+
+    gradcheck(partial(call, conv_pool), partial(call, expected), inputs(1, (2, 3), 2))
+
+
+def test_large_values_stay_finite():
+    """SiLU is then zero or the identity."""
+    arguments = inputs()
+    with torch.no_grad():
+        arguments[0].mul_(1e6)
+    outputs = conv_pool(*arguments, (1,))
+    sum(v.sum() for v in outputs).backward()
+    assert all(v.isfinite().all() for v in (*outputs, *(v.grad for v in arguments)))
 
 
 def test_permuted_grid_is_walked_in_its_logical_order():

@@ -1,12 +1,15 @@
 """expand_norm_gate against float64 arithmetic with explicit repeats."""
 
 import importlib
+from functools import partial
 
 import pytest
 import torch
 from fastvim_kernels import expand_norm_gate
 
 GRID = (3, 4, 2)
+
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
 
 def expected(y, skipped, z, weight, bias, pool):
@@ -43,6 +46,29 @@ def test_matches_float64(monkeypatch, piece, normed, pool):
     for got, want in zip(arguments, exact, strict=True):
         if want is not None:
             assert (got.grad - want.grad).abs().max() < 1e-5 * want.grad.abs().max()
+
+
+@pytest.mark.parametrize("normed", [True, False])
+@pytest.mark.parametrize("pool", [(), (0,), (1,)])
+def test_gradients_are_those_of_finite_differences(gradcheck, normed, pool):
+    torch.manual_seed(0)
+    steps = torch.Size(size for axis, size in enumerate((2, 3)) if axis not in pool).numel()
+    inputs = [torch.randn(2, 1, steps, 4), torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3, 4)]
+    inputs += [torch.randn(4), torch.randn(4)] if normed else []
+
+    def call(function, y, skipped, z, weight=None, bias=None):
+        return function(y, skipped, z, weight, bias, pool)
+
+    gradcheck(partial(call, expand_norm_gate), partial(call, expected), inputs)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e4, -1e4], ids=str)
+def test_rows_of_one_value_stay_finite(value):
+    y, skipped, z = (torch.full(shape, value) for shape in ((2, 1, 3, 8), *[(1, 3, 4, 8)] * 2))
+    arguments = [v.requires_grad_() for v in (y, skipped, z, torch.ones(8), torch.ones(8))]
+    out = expand_norm_gate(*arguments, (1,))
+    out.sum().backward()
+    assert all(v.isfinite().all() for v in (out, *(v.grad for v in arguments)))
 
 
 def test_result_lies_in_memory_as_the_gate_does():

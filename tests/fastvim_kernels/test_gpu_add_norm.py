@@ -37,6 +37,10 @@ if CUDA:
         ((7, 1111), 768, BF16, True, True),
         ((3, 4001), 1280, FP16, True, False),
         ((3, 4001), 1000, BF16, True, True),
+        ((512, 197), 64, BF16, True, False),
+        ((512, 14, 14), 2560, BF16, True, False),
+        ((1, 2048, 2048), 64, FP32, True, True),  # as many tokens as such an image has pixels
+        ((1, 128, 128, 64), 192, FP16, True, False),  # 64 channels at 2048 px
     ]
 
 
@@ -103,10 +107,39 @@ def test_large_activations(with_bias):
     check(inputs((2, 3), 192, FP32, True, with_bias, scale=1e3))
 
 
-def test_same_bits_every_time():
-    arguments = inputs((7, 9), 192, BF16, True, False)
+@pytest.mark.parametrize("value", [0.0, 1e4, 1e18], ids=str)
+@pytest.mark.parametrize("with_bias", [False, True], ids=["rms", "layer"])
+def test_rows_of_one_value_stay_finite(with_bias, value):
+    hidden, _, weight, bias = inputs((5,), 40, FP32, False, with_bias)
+    hidden = torch.full_like(hidden, value).requires_grad_()
+    normed, total = add_norm(hidden, None, weight, bias)
+    (gradient,) = torch.autograd.grad(normed.sum() + total.sum(), [hidden])
+    assert normed.isfinite().all()
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.skipif(not CUDA, reason="too large for Triton's interpreter")
+def test_more_elements_than_32_bits_count():
+    """The last image's results are those of this image alone."""
+    hidden, residual = torch.randn(2, 512, 40, 41, 2560, dtype=BF16, device=DEVICE)
+    weight = torch.randn(2560, device=DEVICE)
+    results = []
+    for images in (slice(None), slice(-1, None)):
+        leaves = [v[images].requires_grad_() for v in (hidden, residual)]
+        normed, total = add_norm(*leaves, weight)
+        torch.autograd.backward([normed, total], [normed.detach(), total.detach()])
+        results.append([v[-1].clone() for v in (normed, total, *(v.grad for v in leaves))])
+        del leaves, normed, total
+    close(*results, 1e-2)
+
+
+@pytest.mark.parametrize("with_bias", [False, True], ids=["rms", "layer"])
+def test_same_bits_every_time(with_bias):
+    rows = (128, 197) if CUDA else (2, 3)
+    arguments = [v for v in inputs(rows, 192, BF16, True, with_bias) if v is not None]
     runs = []
     for _ in range(2):
         normed, total = add_norm(*arguments)
-        runs.append(torch.autograd.grad(normed.sum() + total.sum(), arguments[:3]))
+        loss = normed.float().square().sum() + total.square().sum()
+        runs.append(torch.autograd.grad(loss, arguments))
     assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))

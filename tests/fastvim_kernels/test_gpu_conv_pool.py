@@ -14,20 +14,7 @@ kernels = pytest.importorskip("fastvim_kernels.gpu.conv_pool")
 FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
 
 
-@pytest.fixture(autouse=True)
-def poisoned_triton(monkeypatch):
-    """Triton everywhere, and fresh memory full of NaN, or of places that are none."""
-    monkeypatch.setenv("FASTVIM_BACKEND", "triton")
-
-    def poison(make):
-        def made(*args, **kwargs):
-            tensor = make(*args, **kwargs)
-            return tensor.fill_(float("nan") if tensor.is_floating_point() else -1)
-
-        return made
-
-    monkeypatch.setattr(torch, "empty_like", poison(torch.empty_like))
-    monkeypatch.setattr(torch.Tensor, "new_empty", poison(torch.Tensor.new_empty))
+pytestmark = pytest.mark.usefixtures("triton_backend")
 
 
 def expected(x, weight, bias, skip, pool, method):
@@ -98,6 +85,9 @@ CASES = [
     # no pooling
     ((6,), (), "mean", BF16, None),
     ((3, 4), (), "max", FP32, (1, 2)),
+    # pooled tokens apart in groups of 3 to 8: one run, lines of one group
+    ((2, 3, 3), (1,), "mean", FP32, None),
+    ((3, 2, 4), (1,), "max", BF16, (1, 2)),
     # pooled tokens apart: on a line, two a line, in two segments
     ((4, 3), (0,), "max", FP32, None),
     ((2, 3, 4), (1,), "mean", BF16, (1, 2)),
@@ -116,9 +106,19 @@ LARGE = [
     ((1024,), (), "mean", FP32, None),
     ((14, 14, 8), (1,), "mean", BF16, (1, 2)),
     ((14, 14, 8), (1,), "max", FP32, None),
+    ((28, 28, 8), (1,), "mean", BF16, (1, 2)),
+    ((14, 14, 5), (1,), "mean", BF16, None),
     ((8, 14, 14), (2,), "mean", BF16, (2, 3)),
     ((14, 14, 5), (1, 2), "max", BF16, (1, 2)),
     ((14, 14, 13), (0, 1), "mean", BF16, None),
+]
+EXTREMES = [
+    (512, (14, 14), 64, (1,), "mean", BF16, None),
+    (512, (13, 17), 64, (1,), "max", FP16, (1, 2)),
+    (1, (61, 67), 2560, (1,), "mean", FP32, (1, 2)),
+    (2, (14, 14, 64), 192, (1,), "mean", BF16, (1, 2)),
+    (1, (2048, 2048), 64, (1,), "mean", BF16, None),  # as many tokens as the image has pixels
+    (1, (2048, 2048), 64, (1,), "mean", FP32, (1, 2)),
 ]
 
 
@@ -134,6 +134,48 @@ def test_matches_formula_in_models(grid, pool, method, dtype, permuted, channel)
     check(inputs(grid, channel, 3, dtype, permuted), pool, method)
 
 
+@pytest.mark.skipif(DEVICE == "cpu", reason="too large for Triton's interpreter")
+@pytest.mark.parametrize(
+    ("batch", "grid", "channel", "pool", "method", "dtype", "permuted"), EXTREMES
+)
+def test_matches_formula_at_extreme_sizes(batch, grid, channel, pool, method, dtype, permuted):
+    check(inputs(grid, channel, batch, dtype, permuted), pool, method)
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="too large for Triton's interpreter")
+@pytest.mark.parametrize("permuted", [False, True])
+def test_more_elements_than_32_bits_count(permuted):
+    """The last image's results are those of this image alone."""
+    both = torch.randn(512, 41, 40, 2 * 2560, dtype=BF16, device=DEVICE)
+    x = both[..., 2560:].transpose(1, 2) if permuted else both[..., 2560:]
+    rest = [v.detach() for v in inputs((1,), 2560)[1:]]
+    results = []
+    for images in (slice(None), slice(-1, None)):
+        leaf = x[images].requires_grad_()
+        pooled, skipped = conv_pool(leaf, *rest, (1,))
+        torch.autograd.backward([pooled, skipped], [pooled.detach(), skipped.detach()])
+        results.append([v.clone() for v in (pooled[:, -1], skipped[-1], leaf.grad[-1])])
+        del leaf, pooled, skipped
+    for got, want in zip(*results, strict=True):
+        assert (got.float() - want.float()).abs().max() < 1e-2 * want.float().abs().max()
+
+
+@pytest.mark.parametrize(
+    ("grid", "pool", "method", "permuted"),
+    [((2, 3), (1,), "mean", (1, 2)), ((3, 2), (0,), "max", None), ((4,), (), "mean", None)],
+)
+def test_same_bits_every_time(grid, pool, method, permuted):
+    batch, channel = 2, 4
+    if DEVICE == "cuda":  # enough for programs that may end in any order
+        batch, channel, grid = 32, 384, tuple(7 * size for size in grid)
+    arguments = [v.requires_grad_() for v in inputs(grid, channel, batch, BF16, permuted)]
+    runs = []
+    for _ in range(2):
+        loss = sum(v.float().square().sum() for v in conv_pool(*arguments, pool, method))
+        runs.append(torch.autograd.grad(loss, arguments))
+    assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
+
+
 def test_several_images():
     check(inputs((2, 3), 5, 3, BF16), (1,))
     check(inputs((2, 3), 4, 2, BF16), (0,))
@@ -146,7 +188,14 @@ def test_any_number_of_channels(channel):
 
 @pytest.mark.parametrize(
     ("grid", "pool", "method"),
-    [((2, 16), (1,), "mean"), ((17,), (0,), "max"), ((11,), (), "mean"), ((4, 3), (0,), "mean")],
+    [
+        ((2, 16), (1,), "mean"),
+        ((17,), (0,), "max"),
+        ((11,), (), "mean"),
+        ((5, 2), (0,), "mean"),
+        ((4, 3), (0,), "mean"),
+        ((2, 4, 3), (1,), "max"),
+    ],
 )
 def test_rows_in_parts(monkeypatch, grid, pool, method):
     monkeypatch.setattr(kernels, "SHORTEST_RUN", 4)

@@ -52,6 +52,10 @@ if CUDA:
         (2, (40, 41), (1,), 2560, BF16, True, (0, 1)),
         (2, (40, 41), (1,), 1024, FP16, False, (1, 0)),
         (1, (128, 128), (1,), 384, FP32, True, (0, 1)),
+        (512, (13, 17), (1,), 64, BF16, True, (1, 0)),
+        (512, (14, 14), (1,), 64, FP16, True, (0, 1)),
+        (2, (14, 14, 64), (1,), 192, BF16, True, (1, 0, 2)),
+        (1, (2048, 2048), (1,), 64, FP32, True, (1, 0)),  # tokens as many as the image's pixels
     ]
 
 
@@ -144,8 +148,38 @@ def test_large_activations():
     check(arguments, seed, (1,))
 
 
+@pytest.mark.parametrize("value", [0.0, 1e4, -1e4], ids=str)
+def test_rows_of_one_value_stay_finite(value):
+    arguments, seed = inputs(1, (2, 3), (1,), 40, FP32, True, (0, 1))
+    filled = [torch.full_like(v, value) for v in arguments[:3]]
+    arguments = [v.detach().requires_grad_() for v in (*filled, *arguments[3:])]
+    out = expand_norm_gate(*arguments, (1,))
+    gradients = torch.autograd.grad(out, arguments, seed)
+    assert all(v.isfinite().all() for v in (out, *gradients))
+
+
+@pytest.mark.skipif(not CUDA, reason="too large for Triton's interpreter")
+@pytest.mark.parametrize("permuted", [False, True])
+def test_more_elements_than_32_bits_count(permuted):
+    """The last image's results are those of this image alone."""
+    both = torch.randn(512, 41, 40, 2 * 2560, dtype=BF16, device=DEVICE)
+    z = both[..., 2560:].transpose(1, 2) if permuted else both[..., 2560:]
+    skipped = torch.empty_like(z).copy_(z)
+    y = torch.randn(2, 512, z.shape[1], 2560, dtype=BF16, device=DEVICE)
+    norm = [torch.randn(2560, device=DEVICE) for _ in range(2)]
+    results = []
+    for images in (slice(None), slice(-1, None)):
+        leaves = [v.detach().requires_grad_() for v in (y[:, images], skipped[images], z[images])]
+        out = expand_norm_gate(*leaves, *norm, (1,))
+        dy, dskipped, dz = torch.autograd.grad(out, leaves, out.detach())
+        results.append([v.clone() for v in (out[-1], dy[:, -1], dskipped[-1], dz[-1])])
+        del leaves, out, dy, dskipped, dz
+    close(*results, 1e-2)
+
+
 def test_same_bits_every_time():
-    arguments, seed = inputs(2, (3, 5), (1,), 40, BF16, True, (0, 1))
+    batch, grid = (32, (17, 19)) if CUDA else (2, (3, 5))
+    arguments, seed = inputs(batch, grid, (1,), 40, BF16, True, (0, 1))
     runs = [
         torch.autograd.grad(expand_norm_gate(*arguments, (1,)), arguments, seed) for _ in range(2)
     ]

@@ -68,9 +68,11 @@ def test_add_norm_is_well_registered(dtype, with_residual, with_bias, permuted):
     dtotal = tokens(*shape) if with_residual else None
     stats = torch.rand(2, 2, 3, 4, 1)
     given = [v if v is None else v.detach() for v in (weight, bias)]
-    torch.library.opcheck(
-        OPS.add_norm_backward.default, (dnormed, dtotal, tokens(*shape), stats, *given)
-    )
+    for dtype, of_residual in ((FP32, True), (BF16, False)):
+        torch.library.opcheck(
+            OPS.add_norm_backward.default,
+            (dnormed, dtotal, tokens(*shape), stats, *given, dtype, of_residual),
+        )
 
 
 @grids

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from fastvim_kernels import selective_scan
 
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
+
 
 def expected(u, dt, dt_bias, A_log, B, C):
     dt, A = F.softplus(dt + dt_bias[:, None, None]), -A_log.exp()
@@ -49,6 +51,13 @@ def test_matches_loop(monkeypatch, piece, steps):
         error = (got.grad - want.grad).abs().max() / want.grad.abs().max().clamp(min=1e-30)
         # with one step the state starts from zero and the rates have no influence
         assert error < 1e-5 or (steps == 1 and name == "A_log" and not got.grad.any()), name
+
+
+@pytest.mark.parametrize("piece", [1 << 19, 40], ids=["whole", "pieces"])
+def test_gradients_are_those_of_finite_differences(monkeypatch, gradcheck, piece):
+    module = importlib.import_module("fastvim_kernels.selective_scan")
+    monkeypatch.setattr(module, "piece_elements", lambda device: piece)
+    gradcheck(selective_scan, expected, inputs(2, 4, 2, 3))
 
 
 def test_directions_are_mirror_images():

@@ -1,8 +1,8 @@
 """Residual addition and normalisation, one pass each way.
 
 Bound by memory. With a bfloat16 `hidden` of D channels, a token moves 12 D bytes forward (hidden 2,
-residual 4, sum 4, normed 2) and 14 D backward (dnormed 2, dtotal 4, sum 4, gradient 4). A warp
-takes a row and holds it in registers, in parts of 4 channels a lane: 16 bytes of float32.
+residual 4, sum 4, normed 2) and 16 D backward (dnormed 2, dtotal 4, sum 4, gradients 2 and 4). A
+warp takes a row and holds it in registers, in parts of 4 channels a lane: 16 bytes of float32.
 """
 
 import torch
@@ -22,6 +22,7 @@ from fastvim_kernels.gpu.rows import (
     sum_rows,
     zero_rows,
 )
+from fastvim_kernels.gpu.sums import sum_parts
 
 LANES = 128  # channels of a part: 32 lanes of 4
 ROWS = tl.constexpr(4)  # rows of a tile, and warps of a program
@@ -77,10 +78,11 @@ def _backward_kernel(
     total,
     stats,
     weight,
-    dx,
-    dweight,
-    dbias,
+    dhidden,
+    dresidual,
+    sums,
     rows,
+    SETS: tl.constexpr,
     WIDTH: tl.constexpr,
     PART: tl.constexpr,
     PARTS: tl.constexpr,
@@ -97,7 +99,7 @@ def _backward_kernel(
         if dtotal is not None:
             beside = load_rows(dtotal, offset, live, WIDTH, PART, PARTS)
         scale = tl.load(stats + rows + row, mask=live, other=0.0)
-        if dbias is not None:
+        if SETS == 2:
             mean = tl.load(stats + row, mask=live, other=0.0)
             x = centre(x, mean, WIDTH, PART, PARTS)
         xhat, weighted, products = (), (), ()
@@ -106,7 +108,7 @@ def _backward_kernel(
             d = gradient[part].to(tl.float32)
             h = x[part] * scale[:, None]
             of_weight = of_weight + (dweights[part] + d * h,)
-            if dbias is not None:
+            if SETS == 2:
                 of_bias = of_bias + (dbiases[part] + d,)
             d = d * load_part(weight, part, WIDTH, PART, ROWS)
             xhat = xhat + (h,)
@@ -114,20 +116,23 @@ def _backward_kernel(
             products = products + (d * h,)
         dweights = of_weight
         along = sum_rows(products, PARTS) / WIDTH
-        if dbias is not None:
+        if SETS == 2:
             dbiases = of_bias
             shift = sum_rows(weighted, PARTS) / WIDTH
         for part in tl.static_range(PARTS):
             tile = weighted[part] - xhat[part] * along[:, None]
-            if dbias is not None:
+            if SETS == 2:
                 tile -= shift[:, None]
             tile *= scale[:, None]
             if dtotal is not None:
                 tile += beside[part].to(tl.float32)
-            store_part(dx, offset, live, tile, part, WIDTH)
-    store_sums(dweight + program * WIDTH, dweights, WIDTH, PART, PARTS)
-    if dbias is not None:
-        store_sums(dbias + program * WIDTH, dbiases, WIDTH, PART, PARTS)
+            store_part(dhidden, offset, live, tile, part, WIDTH)
+            if dresidual is not None:
+                store_part(dresidual, offset, live, tile, part, WIDTH)
+    sums += program * SETS * WIDTH
+    store_sums(sums, dweights, WIDTH, PART, PARTS)
+    if SETS == 2:
+        store_sums(sums + WIDTH, dbiases, WIDTH, PART, PARTS)
 
 
 def _residency(width: int) -> tuple[int, int]:
@@ -177,15 +182,18 @@ def backward(
     stats: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+    dtype: torch.dtype,
+    of_residual: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `fastvim_kernels.add_norm._backward`."""
     width = total.shape[-1]
     rows = total.numel() // width
-    dx = torch.empty_like(total)
+    dhidden = torch.empty_like(total, dtype=dtype)
+    dresidual = torch.empty_like(total) if of_residual else None
     resident, registers = _residency(width)
     programs = min(triton.cdiv(rows, ROWS.value), resident * processors(total.device))
-    dweight = total.new_empty(programs, width)
-    dbias = None if bias is None else torch.empty_like(dweight)
+    sets = 1 if bias is None else 2
+    sums = total.new_empty(programs, sets, width)
     part, parts = cut(width, LANES)
     _backward_kernel[(programs,)](
         dnormed.contiguous(),
@@ -193,14 +201,21 @@ def backward(
         total,
         stats,
         weight.contiguous(),
-        dx,
-        dweight,
-        dbias,
+        dhidden,
+        dresidual,
+        sums,
         rows,
+        SETS=sets,
         WIDTH=width,
         PART=part,
         PARTS=parts,
         num_warps=ROWS.value,
         **register_cap(dnormed, registers),
     )
-    return dx, dweight.sum(0), total.new_empty(0) if dbias is None else dbias.sum(0)
+    dweight, *dbias = sum_parts(sums)
+    return (
+        dhidden,
+        total.new_empty(0) if dresidual is None else dresidual,
+        dweight,
+        dbias[0].clone() if dbias else total.new_empty(0),  # results share no memory
+    )

@@ -11,6 +11,7 @@ from torch import Tensor
 from fastvim_kernels.gpu import conv_pool_kernels as kernels
 from fastvim_kernels.gpu.grid import walk
 from fastvim_kernels.gpu.math import fast_math, processors, register_cap
+from fastvim_kernels.gpu.sums import sum_parts
 
 EACH, MEAN, MAX, PLACE = (
     mode.value for mode in (kernels.EACH, kernels.MEAN, kernels.MAX, kernels.PLACE)
@@ -40,6 +41,8 @@ class Tuning(NamedTuple):
 
 FORWARD = Tuning(128, 168, (8, 7, 6, 5, 4, 3, 10, 11, 13), 48)
 BACKWARD = Tuning(64, 168, (4, 5, 3, 6, 7, 8, 10, 11, 13), 48)
+# of groups of so many tokens, which are pooled apart from one another, one a chunk
+GROUPED = Tuning(64, 128, (8, 7, 6, 5, 4, 3), 12)
 # its unroll is the largest number of tokens that a program pools apart from one another
 SEGMENT = Tuning(128, None, (8,), 24)
 # runs of fewer tokens, or pieces of fewer groups, are not worth a program
@@ -62,6 +65,8 @@ def backward(
     skip: Tensor,
     pool: Sequence[int],
     method: str,
+    *,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Recompute everything from `x` in one pass over it.
 
@@ -72,7 +77,7 @@ def backward(
     ties = method == "max" and pooled > 1
     dpooled, weight, bias, skip = (v.contiguous() for v in (dpooled, weight, bias, skip))
     places = _forward(x, weight, bias, skip, pool, PLACE)[0] if ties else dpooled
-    dx = torch.empty_like(x)
+    dx = torch.empty_like(x) if out is None else out
     steps = dpooled[0].view(batch, *(1 if a in pool else size for a, size in enumerate(grid)), -1)
     words, dwords, packed = _pack(x, dskipped)
     axes = _merge(grid, words, dwords, dx, steps.expand(x.shape))
@@ -110,8 +115,9 @@ def backward(
         PACKED=packed,
         **_options(x, BACKWARD),
     )
-    dweight = sums[:, :8].sum(0).view(2, 4, channel).mT.contiguous()
-    return dx, dweight, sums[:, 8:10].sum(0), sums[:, 10:].sum(0)
+    sums = sum_parts(sums)
+    dweight = sums[:8].view(2, 4, channel).mT.clone(memory_format=torch.contiguous_format)
+    return dx, dweight, sums[8:10].clone(), sums[10:]  # results share no memory
 
 
 def _forward(
@@ -122,7 +128,8 @@ def _forward(
     outer, pooled, inner = walk(grid, pool)
     skipped = torch.empty_like(x)
     weight, bias, skip = (v.contiguous() for v in (weight, bias, skip))
-    launch = _segment if inner > 1 else _slide
+    chunked = inner in GROUPED.unrolls and _merge(grid, x, skipped).width % inner == 0
+    launch = _slide if inner == 1 or (chunked and pooled > 1) else _segment
     result = launch(x, weight, bias, skip, pool, mode, skipped)
     if result.dim() == 4:
         return result, skipped
@@ -140,16 +147,18 @@ def _slide(
     mode: int,
     skipped: Tensor,
 ) -> Tensor:
-    """Pool tokens that follow one another, or none at all."""
+    """Pool tokens that follow one another, or small groups that do, or none at all."""
     batch, *grid, channel = x.shape
-    rows, row, _ = walk(grid, pool)
+    rows, pooled_tokens, group = walk(grid, pool)
+    row = pooled_tokens * group
     length = rows * row
     if row == 1:
         mode, row = EACH, length
+    tuning = FORWARD if group == 1 else GROUPED
     words, packed = _pack(x)
     axes = _merge(grid, words, skipped)
-    unroll = _unroll(math.gcd(row, axes.width), FORWARD)
-    run = _run(x, length, unroll, FORWARD)
+    unroll = _unroll(math.gcd(row, axes.width), FORWARD) if group == 1 else group
+    run = _run(x, length, unroll, tuning)
     split = mode in (MEAN, MAX) and row >= 2 * run
     if split:
         span = row
@@ -164,10 +173,10 @@ def _slide(
     if mode == EACH:
         pooled = x.new_empty(2, batch, length, channel)
     elif split:
-        pooled = x.new_empty(2, batch, rows, per_span, 1, channel, dtype=torch.float32)
+        pooled = x.new_empty(2, batch, rows, per_span, group, channel, dtype=torch.float32)
     else:
-        pooled = x.new_empty(2, batch, rows, channel, dtype=_dtype(x, mode))
-    kernels.slide_forward[(batch * runs * _blocks(channel, FORWARD),)](
+        pooled = x.new_empty(2, batch, rows * group, channel, dtype=_dtype(x, mode))
+    kernels.slide_forward[(batch * runs * _blocks(channel, tuning),)](
         words,
         weight,
         bias,
@@ -185,14 +194,15 @@ def _slide(
         per_span,
         runs,
         math.prod(pooled.shape[2:-1]),
-        1.0 if split or mode != MEAN else 1.0 / row,
+        1.0 if split or mode != MEAN else 1.0 / pooled_tokens,
         *axes.strides,
         MODE=mode,
         SPLIT=split,
+        GROUP=group,
         UNROLL=unroll,
         ALIGNED=unroll > 1,
         PACKED=packed,
-        **_options(x, FORWARD),
+        **_options(x, tuning),
     )
     return pooled
 

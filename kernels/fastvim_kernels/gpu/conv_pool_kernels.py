@@ -161,6 +161,30 @@ def _include(total, place, value, position, MODE: tl.constexpr):
 
 
 @triton.jit
+def _include_in(
+    totals, places, index: tl.constexpr, value, position, GROUP: tl.constexpr, MODE: tl.constexpr
+):
+    """Add a token to one of a group's results; `index` says to which."""
+    more, where = (), ()
+    for i in tl.static_range(GROUP):
+        total, place = totals[i], places[i]
+        if i == index:
+            total, place = _include(total, place, value, position, MODE)
+        more, where = more + (total,), where + (place,)
+    return more, where
+
+
+@triton.jit
+def _start_group(GROUP: tl.constexpr, MODE: tl.constexpr, BLOCK: tl.constexpr):
+    """Return the tuples of what GROUP tokens side by side are pooled into."""
+    totals, places = (), ()
+    for _ in tl.static_range(GROUP):
+        total, place = _start(MODE, BLOCK)
+        totals, places = totals + (total,), places + (place,)
+    return totals, places
+
+
+@triton.jit
 def _finish(pooled, index, total, place, mask, channel, scale, MODE: tl.constexpr):
     at = pooled + tl.cast(index, tl.int64) * channel
     if MODE == PLACE:
@@ -171,15 +195,17 @@ def _finish(pooled, index, total, place, mask, channel, scale, MODE: tl.constexp
 
 @triton.jit
 def _close(
-    pooled, index, total, place, closes, stored, live, channel, scale,
-    MODE: tl.constexpr, BLOCK: tl.constexpr,
+    pooled, index, totals, places, closes, stored, live, channel, scale,
+    GROUP: tl.constexpr, MODE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """At the end of a row, store its result and start the next."""
+    """At the end of a row, store its results and start the next."""
     if closes:
-        _finish(pooled, index, total, place, _where(live, stored), channel, scale, MODE)
+        mask = _where(live, stored)
+        for j in tl.static_range(GROUP):
+            _finish(pooled, index * GROUP + j, totals[j], places[j], mask, channel, scale, MODE)
         index += tl.cast(stored, tl.int32)
-        total, place = _start(MODE, BLOCK)
-    return index, total, place
+        totals, places = _start_group(GROUP, MODE, BLOCK)
+    return index, totals, places
 
 
 @triton.jit
@@ -187,17 +213,21 @@ def slide_forward(
     x, weight, bias, skip, pooled, skipped,
     channel, batch, length, row, width, inner, run, span, per_span, runs, count, scale,
     x_strides, out_strides,
-    MODE: tl.constexpr, SPLIT: tl.constexpr, UNROLL: tl.constexpr, ALIGNED: tl.constexpr,
+    MODE: tl.constexpr, SPLIT: tl.constexpr, GROUP: tl.constexpr,
+    UNROLL: tl.constexpr, ALIGNED: tl.constexpr,
     BLOCK: tl.constexpr, PACKED: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
     """Convolve, pool each `row` of consecutive tokens and weight for the skip.
+
+    With a GROUP above 1 a row consists of groups of that many tokens, one an ALIGNED chunk, and the
+    tokens of a group are pooled apart: into as many results a row.
 
     Moves x and skipped once. 50 M elements take 46 us at 4.3 TB/s, about as long as the card's
     instruction issue: 8 multiply-adds of the filters, 4 of SiLU and special functions, 4 of skip
     and pooling, and 4 of conversion and addressing an element.
 
     A span (the image, or a row if SPLIT) is cut into `per_span` runs of `run` tokens. pooled is
-    (2, batch, count, channel): rows, or runs if SPLIT, or tokens if MODE is EACH.
+    (2, batch, count, channel): rows, or runs if SPLIT, GROUP of each, or tokens if MODE is EACH.
     """
     pid = tl.program_id(0)
     blocks = tl.cdiv(channel, BLOCK)
@@ -230,8 +260,8 @@ def slide_forward(
     e = tl.zeros([BLOCK], tl.float32)
     f = tl.zeros([BLOCK], tl.float32)
     g = tl.zeros([BLOCK], tl.float32)
-    total0, place0 = _start(MODE, BLOCK)
-    total1, place1 = _start(MODE, BLOCK)
+    totals0, places0 = _start_group(GROUP, MODE, BLOCK)
+    totals1, places1 = _start_group(GROUP, MODE, BLOCK)
     index0 = part if SPLIT else first // row
     index1 = index0
     # an ALIGNED run's next chunk: its place in the row, and the tokens left in the line
@@ -280,22 +310,24 @@ def slide_forward(
                 tl.store(pooled0 + token * channel, u0, mask=live)
                 tl.store(pooled1 + (token - 3) * channel, u1, mask=mine)
             else:
-                here = position + k
-                total0, place0 = _include(total0, place0, u0, here, MODE)
-                behind = (start + k - 3) % row if MODE == PLACE else 0
-                total1, place1 = _include(total1, place1, u1, behind, MODE)
+                here = (position + k) // GROUP
+                totals0, places0 = _include_in(totals0, places0, k % GROUP, u0, here, GROUP, MODE)
+                behind = (start + k - 3) % row // GROUP if MODE == PLACE else 0
+                totals1, places1 = _include_in(
+                    totals1, places1, (k + 3 * GROUP - 3) % GROUP, u1, behind, GROUP, MODE
+                )
                 if k == (2 if ALIGNED else 0):
                     end = start + k - 2
                     closes = row_starts if ALIGNED else end % row == 0
-                    index1, total1, place1 = _close(
-                        pooled1, index1, total1, place1, closes | (end == first), end > first,
-                        live, channel, scale, MODE, BLOCK,
+                    index1, totals1, places1 = _close(
+                        pooled1, index1, totals1, places1, closes | (end == first), end > first,
+                        live, channel, scale, GROUP, MODE, BLOCK,
                     )  # fmt: skip
                 if k == UNROLL - 1:
-                    index0, total0, place0 = _close(
-                        pooled0, index0, total0, place0, row_ends | (following == last),
+                    index0, totals0, places0 = _close(
+                        pooled0, index0, totals0, places0, row_ends | (following == last),
                         following > first,
-                        live, channel, scale, MODE, BLOCK,
+                        live, channel, scale, GROUP, MODE, BLOCK,
                     )  # fmt: skip
             a, b, c = b, c, value
             e, f, g = f, g, skip0 * u0
@@ -325,14 +357,16 @@ def slide_forward(
                 pooled1 + (tl.cast(token, tl.int64) - 3) * channel, u1, mask=_where(live, mine)
             )
         else:
-            behind = (token - 3) % row if MODE == PLACE else 0
-            total1, place1 = _include(total1, place1, u1, behind, MODE)
+            behind = (token - 3) % row // GROUP if MODE == PLACE else 0
+            totals1, places1 = _include_in(
+                totals1, places1, (k + 3 * GROUP - 3) % GROUP, u1, behind, GROUP, MODE
+            )
             if k == 2 or not ALIGNED:
                 end = token - 2
                 closes = (end % row == 0) | (end == last) | (end == first)
-                index1, total1, place1 = _close(
-                    pooled1, index1, total1, place1, closes, end > first,
-                    live, channel, scale, MODE, BLOCK,
+                index1, totals1, places1 = _close(
+                    pooled1, index1, totals1, places1, closes, end > first,
+                    live, channel, scale, GROUP, MODE, BLOCK,
                 )  # fmt: skip
         a, b, c = b, c, value
         e, f, g = f, g, e

@@ -29,6 +29,7 @@ from fastvim_kernels.gpu.rows import (
     sum_rows,
     zero_rows,
 )
+from fastvim_kernels.gpu.sums import sum_parts
 
 FORWARD_ITEMS = 4096  # programs to aim for: several waves of any card, and long enough walks
 BACKWARD_ITEMS = 1024  # as many as run at a time: splitting steps costs another sum
@@ -144,8 +145,8 @@ def _backward_kernel(
     dy,
     dskipped,
     dz,
-    dweight,
-    dbias,
+    gated,
+    sums,
     items,
     direction,
     steps,
@@ -195,6 +196,8 @@ def _backward_kernel(
             if weight is not None:
                 mixed, scale = _standardise(mixed, eps, WIDTH, PART, PARTS)
             of_dz = batch * dz_strides[0] + token_offset(token, second, third, dz_strides)
+            of_dskip = batch * dskipped_strides[0]
+            of_dskip += token_offset(token, second, third, dskipped_strides)
             xhat, dmixed, products = (), (), ()
             of_weight, of_bias = (), ()
             for part in tl.static_range(PARTS):
@@ -207,6 +210,8 @@ def _backward_kernel(
                     normed = h * w + load_part(bias, part, WIDTH, PART, ROWS)
                 else:
                     normed = h
+                if gated is not None:
+                    store_part(gated, of_dskip, live, normed * g * s, part, WIDTH)
                 # derivative of SiLU: s + g * s * (1 - s)
                 store_part(dz, of_dz, live, d * normed * (s + g * s * (1 - s)), part, WIDTH)
                 d = d * g * s
@@ -221,8 +226,6 @@ def _backward_kernel(
                 dweights, dbiases = of_weight, of_bias
                 shift, along = sum_pairs(dmixed, products, PARTS)
                 shift, along = shift / WIDTH, along / WIDTH
-            of_dskip = batch * dskipped_strides[0]
-            of_dskip += token_offset(token, second, third, dskipped_strides)
             of_half = ()
             for part in tl.static_range(PARTS):
                 d = 0.5 * dmixed[part]
@@ -241,8 +244,8 @@ def _backward_kernel(
             place = (item % spans).to(tl.int64) * (items // spans) + item // spans
             store_sums(dy + place * WIDTH, dhalf, WIDTH, PART, PARTS)
     if weight is not None:
-        store_sums(dweight + program * WIDTH, dweights, WIDTH, PART, PARTS)
-        store_sums(dbias + program * WIDTH, dbiases, WIDTH, PART, PARTS)
+        store_sums(sums + program * 2 * WIDTH, dweights, WIDTH, PART, PARTS)
+        store_sums(sums + (program * 2 + 1) * WIDTH, dbiases, WIDTH, PART, PARTS)
 
 
 class Plan(NamedTuple):
@@ -337,14 +340,18 @@ def backward(
     bias: Tensor | None,
     pool: Sequence[int],
     eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    *,
+    out: Tensor | None = None,
+    again: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """As `fastvim_kernels.expand_norm_gate._backward`."""
     batch, *grid, width = z.shape
     if weight is not None and bias is not None:
         weight, bias = weight.contiguous(), bias.contiguous()
     if dout.stride(-1) != 1:  # such as that of a sum, expanded
         dout = dout.contiguous()
-    dskipped, dz = torch.empty_like(skipped), torch.empty_like(z)
+    dskipped, dz = torch.empty_like(skipped), torch.empty_like(z) if out is None else out
+    gated = torch.empty_like(skipped) if again else None
     p = plan(z, pool, BACKWARD_HELD, BACKWARD_ITEMS)
     items = batch * p.steps * p.spans
     programs = min(items, RESIDENT_WARPS // p.warps * processors(z.device))
@@ -353,10 +360,7 @@ def backward(
     dy = y.new_empty(
         (p.spans if partial else 1, batch, step, width), dtype=torch.float32 if partial else y.dtype
     )
-    dweight, dbias = (
-        z.new_empty((0 if v is None else programs, width), dtype=torch.float32)
-        for v in (weight, bias)
-    )
+    parts = z.new_empty(programs, 2, 0 if weight is None else width, dtype=torch.float32)
     _backward_kernel[(programs,)](
         dout,
         y.contiguous(),
@@ -367,8 +371,8 @@ def backward(
         dy,
         dskipped,
         dz,
-        dweight,
-        dbias,
+        gated,
+        None if weight is None else parts,
         items,
         y.numel() // 2,
         p.steps,
@@ -392,7 +396,7 @@ def backward(
         num_warps=p.warps,
         **register_cap(z, BACKWARD_REGISTERS),
     )
-    dy = dy.sum(0).to(y.dtype) if partial else dy.squeeze(0)
-    if weight is None:
-        return dy, dskipped, dz, dweight.flatten(), dbias.flatten()
-    return dy, dskipped, dz, dweight.sum(0), dbias.sum(0)
+    dy = sum_parts(dy).to(y.dtype) if partial else dy.squeeze(0)
+    dweight, dbias = sum_parts(parts)
+    dbias = dbias.clone()  # results share no memory
+    return dy, dskipped, dz, dweight, dbias, z.new_empty(0) if gated is None else gated

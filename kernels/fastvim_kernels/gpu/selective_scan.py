@@ -22,13 +22,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastvim_kernels.selective_scan import _chunk_steps, _empty_starts
+from fastvim_kernels.gpu.sums import sum_parts
+from fastvim_kernels.selective_scan import _chunk_steps, empty_starts
 
 STATES = 16
 FORWARD_UNROLL = 8
 # Backward eight channels are side by side, so that sums over states take two shuffles a value and
 # those over channels three; several such groups, one after the other, share the latter.
-BACKWARD_UNROLL, BACKWARD_GROUPS, BACKWARD_LANES = 4, 2, 8
+BACKWARD_UNROLL, BACKWARD_GROUPS, BACKWARD_LANES = 2, 4, 8
 # Warps for each multiprocessor: with fewer than FEW a sequence is divided so that there are MANY.
 FEW, MANY = 8, 16
 SEGMENT_STEPS = 256  # and it is divided into no fewer steps than these
@@ -51,7 +52,7 @@ def forward(
     B, C = (_unit_stride(v) for v in (B, C))
     chunk = _chunk_steps(u, A_log)
     y = torch.empty_like(u)
-    starts = _empty_starts(u, A_log, keep=keep)
+    starts = empty_starts(u, A_log, keep=keep)
     lanes, segment = _forward_plan(batch, steps, channels, chunk, _processors(u.device))
     segments = triton.cdiv(steps, segment)
     begins = _begins(u, dt, dt_bias, A_log, B, segment, lanes) if segments > 1 else starts
@@ -75,7 +76,7 @@ def backward(
     starts: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of the first six inputs of `forward`."""
-    if starts.shape != _empty_starts(u, A_log, keep=True).shape:
+    if starts.shape != empty_starts(u, A_log, keep=True).shape:
         raise ValueError(
             f"selective_scan: the backward pass needs the states that the forward pass keeps, but "
             f"got {tuple(starts.shape)} for {u.shape[2]} steps"
@@ -94,7 +95,7 @@ def backward(
     ends = starts
     if segment < steps:
         ends = _begins(dy, dt, dt_bias, A_log, C, segment, BACKWARD_LANES, reverse=True)
-    du, ddt, dB, dC = (torch.empty(v.shape, dtype=v.dtype, device=v.device) for v in (u, dt, B, C))
+    du, ddt = torch.empty_like(u), torch.empty_like(dt)
     dB_parts, dC_parts = _empty(u, 2, blocks, *B.shape)
     dA_parts = _empty(u, programs, *A_log.shape)
     dbias_parts = _empty(u, programs, *dt_bias.shape)
@@ -109,10 +110,9 @@ def backward(
         DIVIDED=segment < steps, ALIGN=_alignment(B, C),
         num_warps=1,
     )  # fmt: skip
-    size = dB.numel()
-    _sum_kernel[(triton.cdiv(size, 512),)](dB_parts, dC_parts, dB, dC, blocks, size, SIZE=512)
-    dbias, dA_log = dbias_parts.sum(0).to(dt_bias.dtype), dA_parts.sum(0).to(A_log.dtype)
-    return du, ddt, dbias, dA_log, dB, dC
+    dA_log, dbias, dB, dC = (sum_parts(v) for v in (dA_parts, dbias_parts, dB_parts, dC_parts))
+    dbias, dA_log = dbias.to(dt_bias.dtype), dA_log.to(A_log.dtype)
+    return du, ddt, dbias, dA_log, dB.to(B.dtype), dC.to(C.dtype)
 
 
 def _begins(
@@ -676,18 +676,3 @@ def _backward_kernel(
             of_log += (rates[j][g] * da[j][g] * LN2,)
         _store_states(da_log + row * 16, of_log, e + j * EL, n, presents[j], TILES)
         tl.store(dbias + row + e + j * EL, dbiases[j], mask=presents[j])
-
-
-@triton.jit
-def _sum_kernel(db_parts, dc_parts, db, dc, parts, size, SIZE: tl.constexpr):
-    """Sum the parts that blocks of channels have in dB and dC."""
-    at = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
-    of_b = tl.zeros([SIZE], tl.float32)
-    of_c = tl.zeros([SIZE], tl.float32)
-    for _ in range(parts):
-        of_b += tl.load(db_parts + at, mask=at < size, other=0.0)
-        of_c += tl.load(dc_parts + at, mask=at < size, other=0.0)
-        db_parts += size
-        dc_parts += size
-    tl.store(db + at, of_b, mask=at < size)
-    tl.store(dc + at, of_c, mask=at < size)
