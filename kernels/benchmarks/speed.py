@@ -5,7 +5,7 @@
 writes speed.csv, speed.md and speed.png. Everything computes in bf16. ViT runs eager and compiled,
 and the faster counts; FastVim runs as a user would: as a CUDA graph in inference, compiled in
 training. The floor is that of `../shared/kernels.md`: bytes and multiply-adds of a block with
-nothing stored twice.
+nothing stored twice, at the rates of a copy and a matrix product that are measured first.
 """
 
 import argparse
@@ -18,17 +18,38 @@ from pathlib import Path
 
 import timm
 import torch
+import triton
 from torch import nn
 
 import fastvim
 from fastvim.graphed import Graphed
 
-BANDWIDTH, BF16_FLOPS = 4.3e12, 7.9e14
-"""Measured on an H200: bytes a second of a copy, and operations a second of a matrix product."""
-
 BATCHES = {224: 128, 512: 64, 1024: 16, 2048: 8}
 WIDTHS = {"tiny": 192, "small": 384, "base": 768}
-SECONDS = 0.6
+SECONDS = 0.4  # of each measurement; --seconds changes it
+
+
+@dataclass(frozen=True)
+class Card:
+    """What bounds every kernel: bytes a second of a copy, operations a second of a product."""
+
+    bandwidth: float
+    bf16_flops: float
+
+    @classmethod
+    def measured(cls) -> "Card":
+        """Read and write 2 GiB; multiply bf16 matrices of side 8192."""
+        source = torch.empty(2**31, dtype=torch.uint8, device="cuda").random_()
+        target = torch.empty_like(source)
+        copying, _ = measure(lambda: target.copy_(source))
+        matrix = torch.randn(8192, 8192, device="cuda").bfloat16()
+        multiplying, _ = measure(lambda: matrix @ matrix)
+        return cls(2 * 2**31 / copying, 2 * 8192**3 / multiplying)
+
+    def floor(self, depth: int, tokens: int, dim: int) -> float:
+        """Images a second if a block moved 44 bytes a token and channel and did 12 D² FLOPs."""
+        block = 44 * dim / self.bandwidth + 12 * dim**2 / self.bf16_flops
+        return 1 / (depth * tokens * block)
 
 
 @dataclass
@@ -45,12 +66,6 @@ class Row:
     images: float
     memory: float
     floor: float | None = None
-
-
-def floor(depth: int, tokens: int, dim: int) -> float:
-    """Images a second if every block moved 44 bytes a token and channel and did 12 D² FLOPs."""
-    seconds = depth * tokens * (44 * dim / BANDWIDTH + 12 * dim**2 / BF16_FLOPS)
-    return 1 / seconds
 
 
 def measure(step: Callable[[], object]) -> tuple[float, float]:
@@ -123,8 +138,9 @@ def training(model: nn.Module, images: torch.Tensor, how: str) -> tuple[float, f
 class Bench:
     """Collects rows and survives what does not fit."""
 
-    def __init__(self, output: Path, deadline: float) -> None:
+    def __init__(self, output: Path, deadline: float, card: Card) -> None:
         self.rows: list[Row] = []
+        self.card = card
         self.output, self.deadline = output, deadline
 
     def run(self, make: Callable[[], tuple[float, float]], row: Row) -> None:
@@ -171,7 +187,7 @@ def bench_inference(bench: Bench, sizes: list[str], pixels: list[int]) -> None:
         batch, tokens = BATCHES[px], (px // 16) ** 2
         images = images_of(px, batch)
         for size in sizes:
-            bound = floor(24, tokens, WIDTHS[size])
+            bound = bench.card.floor(24, tokens, WIDTHS[size])
 
             def row(model: str, how: str, least: float | None = None) -> Row:
                 return Row("inference", model, size, px, batch, tokens, how, 0, 0, least)
@@ -219,7 +235,7 @@ def bench_channels(bench: Bench) -> None:
         def build() -> nn.Module:
             return fastvim.create_model(f"fastchannelvim_small_patch{patch}", hcs=False).cuda()
 
-        bound = floor(24, tokens, 384)
+        bound = bench.card.floor(24, tokens, 384)
         bench.run(
             lambda: inference(build(), images, "graph"),
             row("channels, inference", "FastChannelVim", "graph", bound),
@@ -313,18 +329,23 @@ def main() -> None:
     )
     parser.add_argument("--sizes", nargs="+", choices=list(WIDTHS), default=list(WIDTHS))
     parser.add_argument("--pixels", nargs="+", type=int, choices=list(BATCHES), default=None)
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="for each measurement")
     parser.add_argument("--minutes", type=float, default=60, help="start nothing after that")
     arguments = parser.parse_args()
+    global SECONDS
+    SECONDS = arguments.seconds
     torch.backends.cuda.matmul.allow_tf32 = True
-    bench = Bench(arguments.output, time.time() + 60 * arguments.minutes)
-    if "inference" in arguments.parts:
-        bench_inference(bench, arguments.sizes, arguments.pixels or list(BATCHES))
-    if "training" in arguments.parts:
-        bench_training(bench, arguments.sizes, arguments.pixels or [224, 512])
-    if "channels" in arguments.parts:
-        bench_channels(bench)
-    card = torch.cuda.get_device_name()
-    versions = f"torch {torch.__version__}, timm {timm.__version__}"
+    bench = Bench(arguments.output, time.time() + 60 * arguments.minutes, Card.measured())
+    for part in arguments.parts:
+        if part == "inference":
+            bench_inference(bench, arguments.sizes, arguments.pixels or list(BATCHES))
+        elif part == "training":
+            bench_training(bench, arguments.sizes, arguments.pixels or [224, 512])
+        else:
+            bench_channels(bench)
+    card = f"{torch.cuda.get_device_name()} ({bench.card.bandwidth / 1e12:.2f} TB/s, "
+    card += f"{bench.card.bf16_flops / 1e12:.0f} TFLOP/s)"
+    versions = f"torch {torch.__version__}, triton {triton.__version__}, timm {timm.__version__}"
     title = f"{time.strftime('%Y-%m-%d')}, {card}, {versions}"
     text = f"{title}\n\n{table(bench.rows)}\n"
     arguments.output.with_suffix(".md").write_text(text)

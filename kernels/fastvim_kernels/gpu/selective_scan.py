@@ -29,7 +29,7 @@ STATES = 16
 FORWARD_UNROLL = 8
 # Backward eight channels are side by side, so that sums over states take two shuffles a value and
 # those over channels three; several such groups, one after the other, share the latter.
-BACKWARD_UNROLL, BACKWARD_GROUPS, BACKWARD_LANES = 2, 4, 8
+BACKWARD_UNROLL, BACKWARD_GROUPS, BACKWARD_LANES = 2, 2, 16
 # Warps for each multiprocessor: with fewer than FEW a sequence is divided so that there are MANY.
 FEW, MANY = 8, 16
 SEGMENT_STEPS = 256  # and it is divided into no fewer steps than these

@@ -9,7 +9,7 @@ COLUMNS = tl.constexpr(32)  # of a tile: 128 bytes of a row, and programs enough
 
 
 @triton.jit
-def _kernel(parts, total, count, size, ROWS: tl.constexpr):
+def _sum_kernel(parts, total, count, size, ROWS: tl.constexpr):
     column = tl.program_id(0).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
     inside = column < size
     sums = tl.zeros([ROWS, COLUMNS], tl.float32)
@@ -28,7 +28,7 @@ def sum_parts(parts: Tensor) -> Tensor:
         return parts.sum(0)
     rows = min(MOST_ROWS, triton.next_power_of_2(count))
     grid = (triton.cdiv(total.numel(), COLUMNS.value),)
-    _kernel[grid](
+    _sum_kernel[grid](
         parts, total, count, total.numel(), ROWS=rows, num_warps=min(8, max(1, rows // 8))
     )
     return total
