@@ -8,9 +8,10 @@ import pandas as pd
 
 from cellpipe.corrected import CorrectedPlate
 from cellpipe.crop_store import CELLS_FILE, CropWriter
-from cellpipe.files import atomic_path, read_table_metadata, write_table
+from cellpipe.files import read_table_metadata, write_table
 from cellpipe.parallel import parallel_map
 from cellpipe.plate import Plate
+from fastvim.files import atomic_path
 
 
 def crops(

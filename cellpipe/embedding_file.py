@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from cellpipe.files import atomic_path
+from fastvim.files import atomic_path
 
 X_POOLED = "X_fastchannelvim"
 UNS = "fastchannelvim"

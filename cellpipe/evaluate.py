@@ -24,8 +24,9 @@ from cellpipe.classification import (
 from cellpipe.dose import dose_readout
 from cellpipe.embeddings import Embeddings, as_text
 from cellpipe.errors import CellpipeDataError, CellpipeValueError
-from cellpipe.files import atomic_path, write_table
+from cellpipe.files import write_table
 from cellpipe.split import Split
+from fastvim.files import atomic_path
 
 log = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ import numpy as np
 from ngio import Channel
 
 from cellpipe.errors import CellpipeDataError
-from cellpipe.files import atomic_path
 from cellpipe.ngff import write_image
 from cellpipe.ngff_field import open_field, read_attributes
 from cellpipe.quality import constant_value, measure_quality
 from cellpipe.readers.omezarr import FieldImage, ZarrPlate
 from cellpipe.readers.tiff import USABLE_TYPES, BadImageError, read_tiff
+from fastvim.files import atomic_path
 
 RECORD = "cellpipe"
 """Attribute of a written field that holds its `FieldReport` and the files that it was made from."""

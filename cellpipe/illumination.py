@@ -18,8 +18,8 @@ from scipy.io import loadmat
 from skimage.transform import resize_local_mean
 
 from cellpipe.errors import CellpipeDataError, CellpipeValueError
-from cellpipe.files import atomic_path
 from cellpipe.plate import Plate
+from fastvim.files import atomic_path
 
 log = logging.getLogger(__name__)
 

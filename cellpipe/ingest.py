@@ -31,7 +31,7 @@ from cellpipe.field_list import (
     plate_wells,
 )
 from cellpipe.fields import RECORD, FieldReport, check_zarr_field, write_field
-from cellpipe.files import remove, write_table
+from cellpipe.files import write_table
 from cellpipe.ngff import begin_plate, write_plate_metadata
 from cellpipe.ngff_field import read_attributes
 from cellpipe.parallel import parallel_map
@@ -40,6 +40,7 @@ from cellpipe.quality import METRICS
 from cellpipe.quarantine import set_apart
 from cellpipe.readers import PlateFiles, ZarrPlate, read_plate
 from cellpipe.wells import inside, plate_format
+from fastvim.files import remove
 
 log = logging.getLogger(__name__)
 

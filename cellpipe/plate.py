@@ -11,8 +11,9 @@ import pandas as pd
 
 from cellpipe import schema
 from cellpipe.errors import CellpipeDataError, CellpipeValueError
-from cellpipe.files import atomic_path, read_table_metadata
+from cellpipe.files import read_table_metadata
 from cellpipe.ngff_field import Field, open_field, read_attributes
+from fastvim.files import atomic_path
 
 FOREIGN_LAYOUT = "omezarr"
 """Layout of plates that are read where they are and never written to."""

@@ -15,7 +15,7 @@ from cellpipe import schema
 from cellpipe.embedding_file import UNS
 from cellpipe.embeddings import Embeddings
 from cellpipe.errors import CellpipeDataError, CellpipeValueError
-from cellpipe.files import atomic_path
+from fastvim.files import atomic_path
 
 log = logging.getLogger(__name__)
 

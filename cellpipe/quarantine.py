@@ -11,7 +11,7 @@ import pandas as pd
 from cellpipe import schema
 from cellpipe.errors import CellpipeDataError
 from cellpipe.fields import FieldReport, Problem
-from cellpipe.files import atomic_path
+from fastvim.files import atomic_path
 
 log = logging.getLogger(__name__)
 

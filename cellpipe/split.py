@@ -17,7 +17,7 @@ import pandas as pd
 
 from cellpipe import schema
 from cellpipe.errors import CellpipeDataError, CellpipeValueError
-from cellpipe.files import atomic_path
+from fastvim.files import atomic_path
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from cellpipe.errors import CellpipeDataError, CellpipeValueError
-from cellpipe.files import atomic_path
 from cellpipe.pixel_statistics import PixelStatistics
 from fastvim import FastChannelVim
+from fastvim.files import atomic_path
 
 FILE = "cellpipe.json"
 WEIGHTS = "model.safetensors"

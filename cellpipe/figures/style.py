@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from cellpipe.errors import CellpipeValueError
-from cellpipe.files import atomic_path
+from fastvim.files import atomic_path
 
 CONTROL = "#777777"
 """Negative controls."""

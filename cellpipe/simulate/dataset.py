@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from cellpipe.errors import CellpipeValueError
-from cellpipe.files import atomic_path
 from cellpipe.parallel import parallel_map
 from cellpipe.simulate import gallery, harmony
 from cellpipe.simulate.cells import populate
@@ -17,6 +16,7 @@ from cellpipe.simulate.microscope import CHANNELS, Plate, draw_plate, expose, we
 from cellpipe.simulate.render import render
 from cellpipe.simulate.textures import textures
 from cellpipe.simulate.truth import README, SiteTruth, describe_site, write_truth
+from fastvim.files import atomic_path
 
 
 @dataclass(frozen=True)

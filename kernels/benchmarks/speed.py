@@ -332,8 +332,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=SECONDS, help="for each measurement")
     parser.add_argument("--minutes", type=float, default=60, help="start nothing after that")
     arguments = parser.parse_args()
-    global SECONDS
-    SECONDS = arguments.seconds
+    globals()["SECONDS"] = arguments.seconds
     torch.backends.cuda.matmul.allow_tf32 = True
     bench = Bench(arguments.output, time.time() + 60 * arguments.minutes, Card.measured())
     for part in arguments.parts:

@@ -3,7 +3,8 @@
 import pandas as pd
 import pytest
 
-from cellpipe.files import atomic_path, read_table_metadata, write_table
+from cellpipe.files import read_table_metadata, write_table
+from fastvim.files import atomic_path
 
 
 def test_atomic_path_leaves_the_old_file_when_writing_fails(tmp_path):

@@ -1,0 +1,1 @@
+"""Natural images: FastVim's experiments on ImageNet, from image folders to ledgers of results."""

@@ -1,0 +1,1 @@
+"""Masked autoencoders: pre-training, fine-tuning and linear probes."""
