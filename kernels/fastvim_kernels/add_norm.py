@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastvim_kernels.operation import operation
+from fastvim_kernels.pieces import wide
 
 
 def add_norm(
@@ -22,8 +23,9 @@ def add_norm(
 
     Returns the normalised sum in `hidden`'s dtype and the sum in float32, both (..., dim).
     """
-    bias = None if bias is None else bias.float()
-    normed, total, _ = _forward(hidden, residual, weight.float(), bias, eps)
+    dtype = wide(hidden.dtype)
+    bias = None if bias is None else bias.to(dtype)
+    normed, total, _ = _forward(hidden, residual, weight.to(dtype), bias, eps)
     return normed, total
 
 
@@ -32,11 +34,11 @@ def _forward(
     hidden: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Also return the statistics, (2, ..., 1): mean (zero for RMSNorm) and 1 / deviation."""
-    total = torch.empty(hidden.shape, dtype=torch.float32, device=hidden.device)
+    total = torch.empty(hidden.shape, dtype=wide(hidden.dtype), device=hidden.device)
     if residual is None:
         total.copy_(hidden)
     else:
-        torch.add(residual.float(), hidden, out=total)
+        torch.add(residual.to(total.dtype), hidden, out=total)
     if bias is None:
         # PyTorch's own RMSNorm takes four times as long on a CPU
         rms = torch.linalg.vector_norm(total, dim=-1, keepdim=True) * total.shape[-1] ** -0.5
@@ -52,7 +54,7 @@ def _(
     hidden: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     *rows, _ = hidden.shape
-    total = hidden.new_empty(hidden.shape, dtype=torch.float32)
+    total = hidden.new_empty(hidden.shape, dtype=wide(hidden.dtype))
     return hidden.new_empty(hidden.shape), total, total.new_empty(2, *rows, 1)
 
 
@@ -71,7 +73,7 @@ def _backward(
 
     The first two are one gradient: the second, in float32, is empty unless `of_residual`.
     """
-    dnormed = dnormed.float().contiguous()
+    dnormed = dnormed.to(total.dtype).contiguous()
     mean, scale = stats
     if bias is None:
         normed = total * scale

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastvim_kernels.operation import operation
-from fastvim_kernels.pieces import pieces
+from fastvim_kernels.pieces import pieces, wide
 
 
 def conv_pool(
@@ -37,7 +37,8 @@ def conv_pool(
     `skipped`, shape and strides of `x`: skip_0 * u_0 + skip_1 * u_1. Arithmetic is float32. Equal
     maxima share the gradient; on a GPU the first in the tokens' order gets it.
     """
-    return _forward(x, weight.float(), bias.float(), skip.float(), pool, method)
+    dtype = wide(x.dtype)
+    return _forward(x, weight.to(dtype), bias.to(dtype), skip.to(dtype), pool, method)
 
 
 # Both operations work on pieces that fit the cache; only the inputs are kept for backward.
@@ -89,14 +90,14 @@ def _backward(
     batch, *grid, channel = x.shape
     length, taps = math.prod(grid), weight.shape[-1]
     scanned = [1 if axis in pool else size for axis, size in enumerate(grid)]
-    dpooled = dpooled.float().reshape(2, batch, *scanned, channel)
+    dpooled = dpooled.to(weight.dtype).reshape(2, batch, *scanned, channel)
     if method == "mean":
         dpooled = dpooled / math.prod(grid[axis] for axis in pool)
     dx = torch.empty_like(x) if out is None else out
-    dweight, dbias, dskip = (torch.zeros(v.shape, device=x.device) for v in (weight, bias, skip))
+    dweight, dbias, dskip = (torch.zeros_like(v) for v in (weight, bias, skip))
     for images, _ in pieces(batch, grid, channel, x.device, split_rows=False):
-        piece, dout = (v[images].flatten(1, -2).float() for v in (x, dskipped))
-        dpiece = torch.zeros((), device=x.device)
+        piece, dout = (v[images].flatten(1, -2).to(weight.dtype) for v in (x, dskipped))
+        dpiece = skip.new_zeros(())
         for d, u in enumerate(_convolve(piece.unflatten(1, grid), weight, bias, slice(0, grid[0]))):
             sigmoid = torch.sigmoid(u)
             u.mul_(sigmoid)
@@ -170,7 +171,7 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor, rows: slice) -> Iterator[
     tokens = x[:, first : rows.stop + beyond].flatten(1, -2)
     before, count = (rows.start - first) * row, (rows.stop - rows.start) * row
     start = max(0, before - reach)
-    window = tokens[:, start : before + count + reach].float()
+    window = tokens[:, start : before + count + reach].to(weight.dtype)
     inside = slice(before - start, before - start + count)
     for d in (0, 1):
         yield _filter(window, weight[d], reverse=d == 1, bias=bias[d])[:, inside]
@@ -192,7 +193,7 @@ def _pool(u: Tensor, pool: Sequence[int], method: str) -> Tensor:
 def _spread(u: Tensor, gradient: Tensor, pool: Sequence[int]) -> Tensor:
     """Give the gradient of maxima to the tokens that attain them, in equal parts."""
     axes = [axis + 1 for axis in pool]
-    attained = (u == u.amax(axes, keepdim=True)).float() if axes else torch.ones_like(u)
+    attained = (u == u.amax(axes, keepdim=True)).to(u.dtype) if axes else torch.ones_like(u)
     count = attained.sum(axes, keepdim=True) if axes else attained
     return attained * (gradient / count)
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastvim_kernels.operation import operation
-from fastvim_kernels.pieces import pieces
+from fastvim_kernels.pieces import pieces, wide
 
 
 def expand_norm_gate(
@@ -31,7 +31,7 @@ def expand_norm_gate(
     Returns (batch, *grid, channel) in `z`'s dtype and order. Arithmetic is float32.
     """
     if weight is not None and bias is not None:
-        weight, bias = weight.float(), bias.float()
+        weight, bias = weight.to(wide(z.dtype)), bias.to(wide(z.dtype))
     return _forward(y, skipped, z, weight, bias, pool, eps)
 
 
@@ -139,7 +139,7 @@ def _(
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     dweight, dbias = (
-        z.new_empty(0 if v is None else v.shape, dtype=torch.float32) for v in (weight, bias)
+        z.new_empty(0 if v is None else v.shape, dtype=wide(z.dtype)) for v in (weight, bias)
     )
     dskipped, dz = torch.empty_like(skipped), torch.empty_like(z)
     return y.new_empty(y.shape[1:]), dskipped, dz, dweight, dbias, skipped.new_empty(0)
@@ -166,7 +166,7 @@ def _half(y: Tensor, grid: Sequence[int], pool: Sequence[int]) -> Tensor:
     """Mean of the directions, (batch, *grid with 1 for pooled axes, channel), in float32."""
     _, batch, _, channel = y.shape
     scanned = [1 if axis in pool else size for axis, size in enumerate(grid)]
-    return y.sum(0, dtype=torch.float32).div_(2).reshape(batch, *scanned, channel)
+    return y.sum(0, dtype=wide(y.dtype)).div_(2).reshape(batch, *scanned, channel)
 
 
 def _expand(half: Tensor, skipped: Tensor, images: slice, rows: slice) -> Tensor:
@@ -177,4 +177,4 @@ def _expand(half: Tensor, skipped: Tensor, images: slice, rows: slice) -> Tensor
 
 def _piece(tokens: Tensor, images: slice, rows: slice) -> Tensor:
     """Part of a tensor in float32 and in the order of its axes, in which the rest is fastest."""
-    return tokens[images, rows].to(torch.float32, memory_format=torch.contiguous_format)
+    return tokens[images, rows].to(wide(tokens.dtype), memory_format=torch.contiguous_format)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastvim_kernels.conv_pool import remaining_axes
 from fastvim_kernels.operation import implementation, keeps_for_backward, operator
+from fastvim_kernels.pieces import wide
 from fastvim_kernels.selective_scan import empty_starts
 
 Gradients = tuple[
@@ -52,12 +53,11 @@ def mix(
 
     Returns (batch, *grid, dim) in the order of `xz` and its dtype, in which the products are, too.
     """
-    norm = [None if v is None else v.float() for v in (norm_weight, norm_bias)]
+    dtype = wide(xz.dtype)
+    norm = [None if v is None else v.to(dtype) for v in (norm_weight, norm_bias)]
     inputs = (
         xz,
-        conv.float(),
-        conv_bias.float(),
-        skip.float(),
+        *(v.to(dtype) for v in (conv, conv_bias, skip)),
         x_proj.to(xz.dtype),
         dt_proj.to(xz.dtype),
         dt_bias,

@@ -18,9 +18,10 @@ _REFERENCES: dict[str, Callable[..., Any]] = {}
 def use_triton(tensor: torch.Tensor) -> bool:
     """Whether Triton computes on this tensor, by the environment variable FASTVIM_BACKEND.
 
-    "auto", the default, is Triton for CUDA tensors and PyTorch for others; "triton" and "torch"
-    force one. Raises ValueError for another value, and for "triton" with a tensor that is not on
-    a CUDA device, unless Triton's interpreter is on (TRITON_INTERPRET=1).
+    "auto", the default, is Triton for CUDA tensors and PyTorch for others and for float64, which
+    the kernels do not compute in; "triton" and "torch" force one. Raises ValueError for another
+    value, and for "triton" with float64 or with a tensor that is not on a CUDA device, unless
+    Triton's interpreter is on (TRITON_INTERPRET=1).
     """
     backend = os.environ.get("FASTVIM_BACKEND", "auto")
     if backend not in BACKENDS:
@@ -30,7 +31,13 @@ def use_triton(tensor: torch.Tensor) -> bool:
             f"FASTVIM_BACKEND=triton: expected a tensor on a CUDA device, got {tensor.device}; "
             "move it there, or set TRITON_INTERPRET=1 before Triton is imported"
         )
-    return backend == "triton" or (backend == "auto" and tensor.is_cuda)
+    narrow = tensor.dtype != torch.float64
+    if backend == "triton" and not narrow:
+        raise ValueError(
+            "FASTVIM_BACKEND=triton: expected float32 or half precision, got float64; "
+            "set FASTVIM_BACKEND=torch for it"
+        )
+    return backend == "triton" or (backend == "auto" and tensor.is_cuda and narrow)
 
 
 def implementation(name: str, tensor: torch.Tensor) -> Callable[..., Any]:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastvim_kernels.operation import keeps_for_backward, operation, use_triton
-from fastvim_kernels.pieces import piece_elements
+from fastvim_kernels.pieces import piece_elements, wide
 
 CARD_CHUNK_STEPS = 64  # of the Triton kernels: two bytes a step and channel of stored states
 
@@ -153,12 +153,13 @@ _forward.register_autograd(_differentiate, setup_context=_save)
 
 def _rates(A_log: Tensor) -> Tensor:
     """(2, channel, state) to float32 (2, 1, state, channel), negative."""
-    return -A_log.float().exp().mT.unsqueeze(1).contiguous()
+    return -A_log.to(wide(A_log.dtype)).exp().mT.unsqueeze(1).contiguous()
 
 
 def _step_major(v: Tensor) -> Tensor:
     """(2, batch, step, n) to float32 (step, 2, batch, n), direction 1 reversed in time."""
-    return torch.stack([v[0].transpose(0, 1), v[1].transpose(0, 1).flip(0)], dim=1).float()
+    both = torch.stack([v[0].transpose(0, 1), v[1].transpose(0, 1).flip(0)], dim=1)
+    return both.to(wide(v.dtype))
 
 
 def _direction_major(v: Tensor, dtype: torch.dtype) -> Tensor:
@@ -187,7 +188,7 @@ def empty_starts(u: Tensor, A_log: Tensor, *, keep: bool) -> Tensor:
     both, batch, length, channel = u.shape
     steps = _chunk_steps(u, A_log)
     count = (length + steps - 1) // steps - 1 if keep else 0
-    return u.new_empty(count, both, batch, A_log.shape[-1], channel, dtype=torch.float32)
+    return u.new_empty(count, both, batch, A_log.shape[-1], channel, dtype=wide(u.dtype))
 
 
 def _advance(

@@ -1,7 +1,5 @@
 """add_norm against float64 arithmetic written out."""
 
-from functools import partial
-
 import pytest
 import torch
 from fastvim_kernels import add_norm
@@ -47,10 +45,10 @@ def test_gradients_are_those_of_finite_differences(gradcheck, with_residual, wit
     absent = dict.fromkeys(("residual", "bias"))
     inputs = dict(zip(("hidden", "residual", "weight", "bias"), given, strict=True))
 
-    def by_name(function, *values):
-        return function(**absent | dict(zip(names, values, strict=True)))
+    def by_name(*values):
+        return add_norm(**absent | dict(zip(names, values, strict=True)))
 
-    gradcheck(partial(by_name, add_norm), partial(by_name, expected), [inputs[n] for n in names])
+    gradcheck(by_name, [inputs[n] for n in names])
 
 
 @pytest.mark.parametrize("value", [0.0, 1e4, 1e18], ids=str)

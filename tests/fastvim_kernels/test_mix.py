@@ -21,8 +21,8 @@ CASES = [
 
 
 @pytest.fixture(params=["torch", "triton"])
-def backend(request, monkeypatch):
-    """Run on one backend, on the card by Triton too."""
+def backend(request, monkeypatch, poisoned_memory):
+    """Run on one backend, on poisoned memory."""
     monkeypatch.setenv("FASTVIM_BACKEND", request.param)
     return request.param
 
@@ -97,6 +97,19 @@ def test_gradients_are_the_same_every_time(backend):
     second, _ = run(mix, inputs, options, seed)
     for a, b in zip(first, second, strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("grid", "order", "pool", "method"),
+    [
+        ((2, 3), (1, 0), (1,), "mean"),
+        ((2, 1, 2), (0, 1, 2), (1, 2), "max"),
+        ((3,), (0,), (), "mean"),
+    ],
+)
+def test_gradients_are_those_of_finite_differences(gradcheck, grid, order, pool, method):
+    xz, *rest = arguments(grid, dim=2, batch=1)
+    gradcheck(lambda *values: mix(*values, order, pool, method), [xz, *rest])
 
 
 def test_keeps_nothing_without_gradients():
