@@ -45,8 +45,11 @@ class CropSamples:
     def __len__(self) -> int:
         return len(self.where)
 
-    def get_batch(self, indices: np.ndarray) -> dict[str, Tensor]:
-        """Scaled crops (batch, channel, y, x) float32 and classes (batch,) int64."""
+    def get_batch(self, indices: np.ndarray, seed: int = 0) -> dict[str, Tensor]:
+        """Scaled crops (batch, channel, y, x) float32 and classes (batch,) int64.
+
+        Crops are read as they are, whatever the seed; augmentation is of whole batches.
+        """
         where = self.where[indices]
         crops: np.ndarray | None = None
         for number, store in enumerate(self.stores):

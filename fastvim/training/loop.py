@@ -3,39 +3,28 @@
 import hashlib
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 from torch import nn
 
 from fastvim.training.checkpoint import CheckpointFolder
 from fastvim.training.curves import Curves
 from fastvim.training.plan import StepPlan
-from fastvim.training.prefetch import prefetch
 from fastvim.training.processes import start_accelerator
 from fastvim.training.progress import StepProgress
+from fastvim.training.reading import BatchDataset, read_ahead
 from fastvim.training.recipe import Recipe
-from fastvim.training.step import Batch, Loss, OnBatch, Stepper, Validate
+from fastvim.training.step import Loss, OnBatch, Stepper, Validate
 
 # These decide speed and memory, not what is learned, so a run may resume with others.
 _FREE_KEYS = {"accumulation", "num_workers", "checkpoint_every_steps"}
-
-
-class BatchDataset(Protocol):
-    """Samples that are read a batch at a time.
-
-    `get_batch` runs in several threads at once and must return the same for the same indices:
-    randomness belongs into `on_batch` of `fit`.
-    """
-
-    def __len__(self) -> int: ...
-
-    def get_batch(self, indices: np.ndarray) -> Batch:
-        """Read the samples at `indices` (n,) int64; the first axis of each tensor is theirs."""
-        ...
+# Checkpoints from before these keys lack them, and were trained as their defaults say.
+_LATER_KEYS = {
+    *("optimizer", "momentum", "warmup_lr", "warmup_endpoint"),
+    *("decay", "layer_decay", "ema_decay"),
+}
 
 
 def fit(
@@ -58,7 +47,9 @@ def fit(
     Parameters
     ----------
     model
-        Moved to the device of its process; initialise it in the same way in every call.
+        Moved to the device of its process; initialise it in the same way in every call. Parameters
+        that need no gradient stay as they are; a frozen part with dropout or batch statistics must
+        itself stay in evaluation mode when ``model.train()`` is called.
     dataset
         The training samples.
     recipe
@@ -70,7 +61,8 @@ def fit(
         Gets ``checkpoints/``, ``train.csv``, ``validation.csv`` and ``tensorboard/``.
     validate
         ``validate(model) -> {metric: value}``, after every epoch on the main process, in evaluation
-        mode and without gradients; the other processes wait.
+        mode and without gradients; the other processes wait. With ``ema_decay`` it is called once
+        more with the averaged weights in `model`, and the curves get ``ema_<metric>`` too.
     on_batch
         ``on_batch(batch, generator) -> batch``: augmentation of a batch on the device, all of its
         randomness from `generator`, which lives on the CPU.
@@ -125,10 +117,11 @@ def _train(
     plan, accelerator = stepper.plan, stepper.accelerator
     recipe, main = plan.recipe, accelerator.is_main_process
     with ExitStack() as stack:
-        batches = prefetch(
-            partial(_read, dataset, pin=accelerator.device.type == "cuda"),
-            plan.indices(first_step),
+        batches = read_ahead(
+            dataset,
+            plan.items(first_step),
             workers=recipe.num_workers,
+            pin=accelerator.device.type == "cuda",
         )
         stack.enter_context(closing(batches))
         progress = stack.enter_context(
@@ -157,16 +150,17 @@ def _train(
                 folder.save(done, stepper.state())
 
 
-def _read(dataset: BatchDataset, indices: np.ndarray, *, pin: bool) -> Batch:
-    batch = dataset.get_batch(indices)
-    return {name: tensor.pin_memory() for name, tensor in batch.items()} if pin else batch
-
-
 def _fingerprint(model: nn.Module, plan: StepPlan, identity: Mapping[str, Any]) -> dict[str, Any]:
     """Collect what must be the same for a run to continue another, under names for an error."""
+    defaults = {f.name: f.default for f in fields(Recipe) if f.name in _LATER_KEYS}
+    recipe = {
+        key: value
+        for key, value in asdict(plan.recipe).items()
+        if key not in _FREE_KEYS and (key not in defaults or value != defaults[key])
+    }
     shapes = [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
     return {
-        **{key: value for key, value in asdict(plan.recipe).items() if key not in _FREE_KEYS},
+        **recipe,
         "model": f"{type(model).__name__} {hashlib.sha256(repr(shapes).encode()).hexdigest()[:12]}",
         "samples": plan.samples,
         **identity,

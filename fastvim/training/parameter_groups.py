@@ -5,17 +5,22 @@ from typing import Any
 
 from torch import nn
 
+from fastvim.training.recipe import Decay
+
 _EMBEDDINGS = ("patch_embed", "pos_embed", "cls_token")
 
 
-def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, *, decay: Decay = "matrices") -> list[dict[str, Any]]:
     """Two groups for an optimiser: the decayed parameters first, then the others at decay 0.
 
     Biases and 1-D tensors (norm weights, the scan's ``D``) are not decayed; everything else is,
     ``A_log``, convolutions and position and channel embeddings included, as in the published
-    training. Parameters that need no gradient are left out.
+    training. The published MAE pre-training decays "all" of them: then there is one group.
+    Parameters that need no gradient are left out.
     """
     trained = _trained(model)
+    if decay == "all":
+        return [{"params": [p for _, p in trained]}]
     decayed = [p for name, p in trained if _is_decayed(name, p)]
     others = [p for name, p in trained if not _is_decayed(name, p)]
     return [{"params": decayed}, {"params": others, "weight_decay": 0.0}]

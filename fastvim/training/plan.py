@@ -52,8 +52,11 @@ class StepPlan:
         """Epoch of a 0-based step, counted from 1."""
         return step // self.steps_per_epoch + 1
 
-    def indices(self, first_step: int) -> Iterator[np.ndarray]:
-        """Sample indices of this rank's parts, in order, from step `first_step` (0-based) on."""
+    def items(self, first_step: int) -> Iterator[tuple[np.ndarray, int]]:
+        """Indices and seed of this rank's parts, in order, from step `first_step` (0-based) on.
+
+        The indices are those of the part's samples; the seed, below 2³², is for reading them.
+        """
         batch = self.recipe.batch_size
         epoch, order = -1, np.empty(0, dtype=np.int64)
         for step in range(first_step, self.steps):
@@ -64,10 +67,11 @@ class StepPlan:
             shares = order[start : start + batch].reshape(
                 self.recipe.accumulation, self.processes, -1
             )
-            yield from shares[:, self.rank]
+            for part, indices in enumerate(shares[:, self.rank]):
+                yield indices, self.seeds(step, part)[2]
 
-    def seeds(self, step: int, part: int) -> tuple[int, int]:
-        """Seeds for the model and for the augmentation of one part of one step, below 2³²."""
+    def seeds(self, step: int, part: int) -> tuple[int, int, int]:
+        """Seeds, below 2³², of one part of one step: for model, on_batch and reading samples."""
         sequence = np.random.SeedSequence([self.recipe.seed, step, part, self.rank])
-        model, augmentation = sequence.generate_state(2, np.uint32)
-        return int(model), int(augmentation)
+        model, augmentation, samples = sequence.generate_state(3, np.uint32).tolist()
+        return model, augmentation, samples

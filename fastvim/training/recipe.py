@@ -4,6 +4,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 Precision = Literal["no", "bf16", "fp16"]
+Optimizer = Literal["adamw", "sgd"]
+Decay = Literal["matrices", "all"]
+
+_CHOICES = {"precision": Precision, "optimizer": Optimizer, "decay": Decay}
 
 
 @dataclass(frozen=True)
@@ -11,16 +15,30 @@ class Recipe:
     """What a run trains with; the defaults are the published JUMP-CP recipe.
 
     epochs, warmup_epochs
-        Passes over the data, and how many of them the learning rate rises from 0.
+        Passes over the data, and how many of them the learning rate rises.
     batch_size
         Samples an optimiser step sees, over all processes and accumulated parts.
-    base_lr, lr_scale_batch, min_lr
-        AdamW's peak learning rate is ``base_lr * batch_size / lr_scale_batch``; a cosine takes it
-        to `min_lr`, which is not scaled.
+    base_lr, lr_scale_batch, min_lr, warmup_lr
+        The peak learning rate is ``base_lr * batch_size / lr_scale_batch``. It is reached from
+        `warmup_lr`, the rate of the first step, and a cosine takes it to `min_lr`; these two are
+        not scaled.
+    warmup_endpoint
+        Whether the warm-up ends on the peak rate; without it, one increment below, as in MAE.
+    optimizer
+        "adamw" or "sgd"; the latter adds weight decay to the gradient.
+    betas, momentum
+        AdamW's and SGD's.
     weight_decay, weight_decay_end
         Ends of the cosine that weight decay follows; equal for a constant one.
-    betas
-        AdamW's.
+    decay
+        What is decayed: "matrices", all but biases and 1-D tensors, or "all", as in MAE's
+        pre-training.
+    layer_decay
+        Factor on the learning rate of every second block from the head down, as in
+        `layer_decay_groups`; None lets all learn alike.
+    ema_decay
+        Of the exponential moving average of the weights, which is then validated beside them and
+        lies in checkpoints (`averaged_weights`); None keeps none.
     clip_grad_norm
         Largest norm of the whole gradient; None leaves gradients as they are.
     precision
@@ -28,7 +46,7 @@ class Recipe:
     accumulation
         Parts that each process splits its share of the batch into, to save memory.
     num_workers
-        Threads that read batches ahead.
+        Threads, or processes for datasets that ask for them, in which each process reads ahead.
     checkpoint_every_steps
         A killed run repeats at most this many steps.
     seed
@@ -41,9 +59,16 @@ class Recipe:
     base_lr: float = 1e-3
     lr_scale_batch: int = 256
     min_lr: float = 1e-6
+    warmup_lr: float = 0.0
+    warmup_endpoint: bool = True
+    optimizer: Optimizer = "adamw"
+    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = 0.9
     weight_decay: float = 0.04
     weight_decay_end: float = 0.4
-    betas: tuple[float, float] = (0.9, 0.999)
+    decay: Decay = "matrices"
+    layer_decay: float | None = None
+    ema_decay: float | None = None
     clip_grad_norm: float | None = None
     precision: Precision = "no"
     accumulation: int = 1
@@ -64,26 +89,41 @@ class Recipe:
         for key in ("warmup_epochs", "seed"):
             self._check(key, _is_integer(self._value(key), least=0), "a whole number from 0")
         self._check("base_lr", _is_number(self.base_lr) and self.base_lr > 0, "a number above 0")
-        for key in ("min_lr", "weight_decay", "weight_decay_end"):
+        for key in ("min_lr", "warmup_lr", "weight_decay", "weight_decay_end"):
             value = self._value(key)
             self._check(key, _is_number(value) and value >= 0, "a number from 0")
         self._check(
             "warmup_epochs", self.warmup_epochs <= self.epochs, f"at most epochs ({self.epochs})"
         )
-        self._check("min_lr", self.min_lr <= self.lr, f"at most the peak rate ({self.lr:g})")
-        clip = self.clip_grad_norm
-        self._check(
-            "clip_grad_norm", clip is None or (_is_number(clip) and clip > 0), "None or above 0"
-        )
-        precisions = get_args(Precision)
-        self._check("precision", self.precision in precisions, f"one of {list(precisions)}")
+        for key in ("min_lr", "warmup_lr"):
+            below = self._value(key) <= self.lr
+            self._check(key, below, f"at most the peak rate ({self.lr:g})")
+        self._check("warmup_endpoint", isinstance(self.warmup_endpoint, bool), "true or false")
+        for key, choices in _CHOICES.items():
+            options = get_args(choices)
+            self._check(key, self._value(key) in options, f"one of {list(options)}")
         betas = self.betas
         self._check(
             "betas",
-            isinstance(betas, tuple | list)
-            and len(betas) == 2
-            and all(_is_number(beta) and 0 <= beta < 1 for beta in betas),
+            isinstance(betas, tuple | list) and len(betas) == 2 and all(map(_is_share, betas)),
             "two numbers in [0, 1)",
+        )
+        self._check("momentum", _is_share(self.momentum), "a number in [0, 1)")
+        clip, layer, ema = self.clip_grad_norm, self.layer_decay, self.ema_decay
+        self._check(
+            "clip_grad_norm", clip is None or (_is_number(clip) and clip > 0), "None or above 0"
+        )
+        self._check(
+            "layer_decay",
+            layer is None or (_is_number(layer) and 0 < layer <= 1),
+            "None or a number in (0, 1]",
+        )
+        # Its groups know which parameters are decayed by their own rule.
+        self._check(
+            "layer_decay", layer is None or self.decay == "matrices", "None where decay is 'all'"
+        )
+        self._check(
+            "ema_decay", ema is None or (_is_share(ema) and ema > 0), "None or a number in (0, 1)"
         )
         object.__setattr__(self, "betas", tuple(betas))
 
@@ -100,7 +140,7 @@ class Recipe:
             return
         value = self._value(key)
         message = f"Recipe key '{key}': expected {expected}, got {value!r}."
-        if isinstance(value, str) and key != "precision":
+        if isinstance(value, str) and key not in (*_CHOICES, "warmup_endpoint"):
             # YAML reads 1e-3 as a string.
             message += " Write it as a number without quotes (YAML needs 1.0e-3, not 1e-3)."
         raise ValueError(message)
@@ -115,3 +155,7 @@ def _is_number(value: Any) -> bool:
     return (
         isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
     )
+
+
+def _is_share(value: Any) -> bool:
+    return _is_number(value) and 0 <= value < 1

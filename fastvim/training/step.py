@@ -9,11 +9,11 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
-from fastvim.training.parameter_groups import parameter_groups
+from fastvim.training.averages import MovingAverage
+from fastvim.training.optimizer import ScheduledOptimizer
 from fastvim.training.plan import StepPlan
-from fastvim.training.schedules import cosine_schedule
+from fastvim.training.reading import Batch
 
-Batch = dict[str, Tensor]
 Loss = Callable[[nn.Module, Batch], tuple[Tensor, Mapping[str, Tensor | float]]]
 Validate = Callable[[nn.Module], Mapping[str, float]]
 OnBatch = Callable[[Batch, torch.Generator], Batch]
@@ -34,22 +34,16 @@ class Stepper:
         loss: Loss,
         on_batch: OnBatch | None,
     ) -> None:
-        recipe = plan.recipe
-        optimizer = torch.optim.AdamW(parameter_groups(model), lr=recipe.lr, betas=recipe.betas)
+        optimizer = ScheduledOptimizer(model, plan)
         self.plan, self.accelerator = plan, accelerator
-        self._model = model
+        self._model, self._rates = model, optimizer
         self._loss, self._on_batch = loss, on_batch
-        self._prepared, self._optimizer = accelerator.prepare(model, optimizer)
-        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self._lr = cosine_schedule(
-            recipe.lr,
-            recipe.min_lr,
-            steps=plan.steps,
-            warmup_steps=recipe.warmup_epochs * plan.steps_per_epoch,
-        )
-        self._weight_decay = cosine_schedule(
-            recipe.weight_decay, recipe.weight_decay_end, steps=plan.steps
-        )
+        self._prepared, self._optimizer = accelerator.prepare(model, optimizer.torch)
+        decay = plan.recipe.ema_decay
+        # Weights are the same in all processes, so one of them averages. Preparing moves the model.
+        self._average: MovingAverage | None = None
+        if decay is not None and accelerator.is_main_process:
+            self._average = MovingAverage(model, decay)
 
     def take(self, step: int, batches: Iterator[Batch]) -> dict[str, float]:
         """Take step `step` (0-based) on the next parts from `batches`.
@@ -67,29 +61,40 @@ class Stepper:
         values["grad_norm"] = self._clip()
         self._check_finite(step, values)
 
-        decayed, others = self._optimizer.param_groups
-        decayed["lr"] = others["lr"] = values["lr"] = float(self._lr[step])
-        decayed["weight_decay"] = values["weight_decay"] = float(self._weight_decay[step])
+        values |= self._rates.schedule(step)
         self._optimizer.step()
+        if self._average is not None:
+            self._average.update()
         return values
 
     def validate(self, function: Validate) -> dict[str, float]:
-        """Metrics of the unwrapped model in evaluation mode, without gradients."""
+        """Metrics of the unwrapped model in evaluation mode, without gradients.
+
+        With ``ema_decay``, on the main process, also ``ema_<metric>`` of the averaged weights.
+        """
         self._model.eval()
         with torch.no_grad():
-            return dict(function(self._model))
+            metrics = dict(function(self._model))
+            if self._average is not None:
+                with self._average.in_model():
+                    averaged = function(self._model)
+                metrics |= {f"ema_{name}": value for name, value in averaged.items()}
+        return metrics
 
     def state(self) -> dict[str, object]:
-        """Everything that the next step depends on, for a checkpoint."""
+        """Everything that the next step depends on, for a checkpoint of the main process."""
         scaler = self.accelerator.scaler
-        return {
+        state = {
             "model": self._model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else {},
         }
+        return state if self._average is None else {**state, "ema": self._average.state_dict()}
 
     def restore(self, state: Mapping[str, dict]) -> None:
         """Continue from what `state` returned."""
+        if self._average is not None:
+            self._average.load_state_dict(state["ema"])
         self._model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler is not None:
@@ -104,7 +109,7 @@ class Stepper:
     def _accumulate(self, step: int, part: int, batch: Batch) -> dict[str, Tensor]:
         """Add the gradient of one part; returns its loss and metrics."""
         accelerator, parts = self.accelerator, self.plan.recipe.accumulation
-        model_seed, augmentation_seed = self.plan.seeds(step, part)
+        model_seed, augmentation_seed, _ = self.plan.seeds(step, part)
         set_seed(model_seed)
         device = accelerator.device
         batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
@@ -122,11 +127,11 @@ class Stepper:
 
     def _clip(self) -> float:
         self.accelerator.unscale_gradients(self._optimizer)
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        gradients = [p.grad for p in self._rates.parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         largest = self.plan.recipe.clip_grad_norm
         if largest is not None:
-            torch.nn.utils.clip_grads_with_norm_(self._parameters, largest, norm)
+            torch.nn.utils.clip_grads_with_norm_(self._rates.parameters, largest, norm)
         return norm.item()
 
     def _check_finite(self, step: int, values: Mapping[str, float]) -> None:

@@ -14,6 +14,8 @@ import torch
 from torch import nn
 
 from fastvim.training import Recipe, cosine_schedule, layer_decay_groups, parameter_groups
+from fastvim.training.optimizer import ScheduledOptimizer
+from fastvim.training.plan import StepPlan
 
 GOLDEN = Path(__file__).parents[3].parent / "shared" / "golden"
 TABLES = GOLDEN / "tables"
@@ -111,6 +113,34 @@ def test_layer_decay(entry, axes):
     assert summary == entry["groups"]
 
 
+@pytest.mark.parametrize("entry", entries("param_groups_lrd"))
+def test_layer_decay_of_a_recipe(entry, axes):
+    """What the optimiser has in a step, which is the table's at a rate of 1."""
+    model = Named(
+        {name: axes[in_block_0(name)] for name in entry["params"]},
+        undecayed=entry["no_weight_decay_list"],
+    )
+    decay = entry["weight_decay"]
+    recipe = Recipe(
+        epochs=1,
+        warmup_epochs=0,
+        batch_size=1,
+        base_lr=1.0,
+        lr_scale_batch=1,
+        weight_decay=decay,
+        weight_decay_end=decay,
+        layer_decay=entry["layer_decay"],
+    )
+    optimizer = ScheduledOptimizer(model, StepPlan(recipe, samples=1, processes=1, rank=0))
+    optimizer.schedule(0)
+    got = {
+        name: [group["lr"], group["weight_decay"]]
+        for group in optimizer.torch.param_groups
+        for name in model.names(group)
+    }
+    assert got == entry["params"]
+
+
 @pytest.mark.parametrize(
     ("name", "scales"), read("param_groups_lrd").get("_scales_by_depth", {}).items()
 )
@@ -145,25 +175,31 @@ def learning_rate(entry: dict) -> np.ndarray:
     """`get_lr_scheduler`: the peak rate follows from the batch of all devices together."""
     devices = entry["cuda_device_count"] * entry["num_nodes"]
     batch, lr = entry["batch_size"] * devices, entry["lr"]
-    match entry["scaling_rule"]:
-        case "linear":
-            peak = Recipe(base_lr=lr, batch_size=batch, lr_scale_batch=256).lr
-        case "deit":
-            peak = Recipe(base_lr=lr, batch_size=batch, lr_scale_batch=512).lr
-        case "sqrt":
-            # No published recipe uses it, so `Recipe` does not express it.
-            peak = lr * math.sqrt(batch / 1024)
     if "len_dataset_train" in entry:
         per_epoch = entry["len_dataset_train"] // entry["loader_batch_size"] // devices
     else:
         per_epoch = entry["len_train_dataloader"] // devices
-    return cosine_schedule(
-        peak,
-        entry["min_lr"],
-        steps=entry["scheduling_epochs"] * per_epoch,
-        warmup_steps=entry["warmup_epochs"] * per_epoch,
-        warmup_start=entry["warmup_initial_lr"],
+    if entry["scaling_rule"] == "sqrt":
+        # No published recipe uses it, so `Recipe` does not express it.
+        return cosine_schedule(
+            lr * math.sqrt(batch / 1024),
+            entry["min_lr"],
+            steps=entry["scheduling_epochs"] * per_epoch,
+            warmup_steps=entry["warmup_epochs"] * per_epoch,
+            warmup_start=entry["warmup_initial_lr"],
+        )
+    recipe = Recipe(
+        epochs=entry["scheduling_epochs"],
+        warmup_epochs=entry["warmup_epochs"],
+        batch_size=batch,
+        base_lr=lr,
+        lr_scale_batch={"linear": 256, "deit": 512}[entry["scaling_rule"]],
+        min_lr=entry["min_lr"],
+        warmup_lr=entry["warmup_initial_lr"],
     )
+    plan = StepPlan(recipe, samples=per_epoch * batch, processes=devices, rank=0)
+    optimizer = ScheduledOptimizer(nn.Linear(1, 1), plan)
+    return np.array([optimizer.schedule(step)["lr"] for step in range(plan.steps)])
 
 
 def weight_decay(entry: dict) -> np.ndarray:

@@ -3,6 +3,7 @@
 Run as a script, this file is what those processes execute.
 """
 
+import contextlib
 import csv
 import os
 import random
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,14 +27,24 @@ from fastvim.training.curves import Curves
 RECIPE = Recipe(
     epochs=5, warmup_epochs=1, batch_size=8, base_lr=0.1, checkpoint_every_steps=4, num_workers=2
 )
+RECIPES = {
+    "adamw": RECIPE,
+    "ema": replace(RECIPE, ema_decay=0.9),
+    "layer-decay": replace(RECIPE, layer_decay=0.5, ema_decay=0.5, warmup_endpoint=False),
+    "sgd": replace(RECIPE, optimizer="sgd", decay="all", ema_decay=0.9),
+}
 STEPS = 30
 SHARED_ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 class Images:
-    """Random images of three channels and the quadrant that is brightest."""
+    """Random images of three channels and the quadrant that is brightest.
 
-    def __init__(self) -> None:
+    With `noise`, another one each time that an image is read.
+    """
+
+    def __init__(self, *, noise: bool, in_processes: bool) -> None:
+        self.noise, self.in_processes = noise, in_processes
         generator = torch.Generator().manual_seed(0)
         self.image = torch.randn(50, 3, 8, 8, generator=generator, dtype=torch.float64)
         means = self.image.mean(1).unflatten(1, (2, 4)).unflatten(3, (2, 4)).mean((2, 4))
@@ -41,8 +53,13 @@ class Images:
     def __len__(self) -> int:
         return len(self.image)
 
-    def get_batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        return {"image": self.image[indices], "quadrant": self.quadrant[indices]}
+    def get_batch(self, indices: np.ndarray, seed: int) -> dict[str, torch.Tensor]:
+        image = self.image[indices]
+        if self.noise:
+            image += 0.1 * torch.randn(
+                image.shape, generator=torch.Generator().manual_seed(seed), dtype=image.dtype
+            )
+        return {"image": image, "quadrant": self.quadrant[indices]}
 
 
 class SampledChannels(nn.Module):
@@ -62,10 +79,29 @@ class SampledChannels(nn.Module):
         return self.head(self.body(x).flatten(1))
 
 
+class Blocks(nn.Module):
+    """Blocks under the name that layer decay looks for, behind an embedding that is frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch_embed = nn.Conv2d(3, 8, 5, 3).requires_grad_(False)
+        self.layers = nn.ModuleList(nn.Conv2d(8, 8, 1) for _ in range(3))
+        self.head = nn.Linear(32, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.patch_embed(x)
+        for layer in self.layers:
+            x = x + nn.functional.gelu(layer(x))
+        return self.head(x.flatten(1))
+
+
 def model(*, randomness: bool) -> nn.Module:
     torch.manual_seed(0)
-    plain = nn.Sequential(nn.Conv2d(3, 8, 5, 3), nn.GELU(), nn.Flatten(), nn.Linear(32, 4))
-    return SampledChannels().double() if randomness else plain.double()
+    return SampledChannels().double() if randomness else Blocks().double()
+
+
+def sum_of(network: nn.Module) -> torch.Tensor:
+    return torch.stack([parameter.sum() for parameter in network.parameters()]).sum()
 
 
 def cross_entropy(network, batch):
@@ -78,7 +114,14 @@ def noise(batch, generator):
     return {**batch, "image": image + 0.1 * torch.randn(image.shape, generator=generator)}
 
 
-def train(directory: Path, *, randomness: bool, kill: str = "never:0") -> nn.Module:
+def train(
+    directory: Path,
+    *,
+    recipe: str,
+    randomness: bool,
+    in_processes: bool = False,
+    kill: str = "never:0",
+) -> nn.Module:
     """Run `fit`, and die by SIGKILL at ``kill = "<point>:<how many times it was passed>"``."""
     point, count = kill.split(":")
     passed: dict[str, int] = {}
@@ -108,17 +151,17 @@ def train(directory: Path, *, randomness: bool, kill: str = "never:0") -> nn.Mod
     network = model(randomness=randomness)
     fit(
         network,
-        Images(),
-        RECIPE,
+        Images(noise=randomness, in_processes=in_processes),
+        RECIPES[recipe],
         loss=die_after("loss", cross_entropy),
         directory=directory,
-        validate=die_after("validate", lambda network: {"accuracy": 0.5}),
+        validate=die_after("validate", lambda network: {"sum": float(sum_of(network))}),
         on_batch=noise if randomness else None,
     )
     return network
 
 
-def attempt(directory: Path, *, processes: int, kill: str) -> list[int]:
+def attempt(directory: Path, *, processes: int, kill: str, **options) -> list[int]:
     """Train in forked processes; returns their exit codes, -9 for one that was killed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -133,7 +176,7 @@ def attempt(directory: Path, *, processes: int, kill: str) -> list[int]:
                 os.environ["MASTER_PORT"] = f"{port}"
             # Only the main process comes by the other points.
             spared = kill.startswith("loss") and rank < processes - 1
-            train(directory, randomness=True, kill="never:0" if spared else kill)
+            train(directory, randomness=True, kill="never:0" if spared else kill, **options)
             os._exit(0)
         children.append(child)
     if kill.startswith("seconds"):
@@ -170,7 +213,16 @@ def curve(directory: Path, name: str) -> list[dict[str, str]]:
     return rows
 
 
-def run_script(*arguments: str | Path) -> None:
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node=2"],
+    "accelerate": [
+        *("accelerate.commands.launch", "--cpu"),
+        *("--num_processes=2", "--num_machines=1"),
+    ],
+}
+
+
+def run_script(*arguments: str | int | Path) -> None:
     done = subprocess.run(
         [sys.executable, __file__, *map(str, arguments)],
         env=SHARED_ENVIRONMENT,
@@ -198,14 +250,47 @@ POINTS = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_killed_run_ends_bit_identical(tmp_path, processes):
+@pytest.mark.parametrize(
+    ("recipe", "processes", "readers"),
+    [("ema", 1, "threads"), ("adamw", 2, "threads"), ("sgd", 2, "threads")],
+)
+def test_killed_run_ends_bit_identical(tmp_path, recipe, processes, readers):
     """Kills at chosen points and at random moments, then a run to the end; never a torn state."""
     draw = random.Random(0)
     moments = [f"seconds:{draw.uniform(0.02, 0.3 * processes):.3f}" for _ in range(8 // processes)]
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    run_script("attempts", processes, straight, "never:0")
-    run_script("attempts", processes, killed, *POINTS[::processes], *moments, "never:0")
+    options = (recipe, processes, readers)
+    run_script("attempts", *options, straight, "never:0")
+    run_script("attempts", *options, killed, *POINTS[::processes], *moments, "never:0")
+    assert_same_run(killed, straight)
+
+
+@pytest.mark.slow
+def test_killed_run_with_worker_processes_ends_bit_identical(tmp_path):
+    """As with threads, to the bit; and the workers of a killed run end themselves."""
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    run_script("attempts", "ema", 1, "threads", straight, "never:0")
+    kills = ["loss:7", "validate:2"]
+    run_script("attempts", "ema", 1, "processes", killed, *kills, "never:0")
+    assert_same_run(killed, straight)
+    deadline = time.monotonic() + 60
+    while workers_of(killed) and time.monotonic() < deadline:
+        time.sleep(1)
+    assert not workers_of(killed)
+
+
+def workers_of(directory: Path) -> list[int]:
+    """Processes with this folder in their environment that are alive."""
+    mark = f"RUN_DIRECTORY={directory}".encode()
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark in (process / "environ").read_bytes().split(b"\0"):
+                found.append(int(process.name))
+    return found
+
+
+def assert_same_run(killed: Path, straight: Path) -> None:
     assert_bit_identical(final_checkpoint(killed), final_checkpoint(straight))
     for name in ("train.csv", "validation.csv"):
         assert curve(killed, name) == curve(straight, name)
@@ -215,45 +300,57 @@ def test_killed_run_ends_bit_identical(tmp_path, processes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "launcher",
-    [
-        ["torch.distributed.run", "--standalone", "--nproc-per-node=2"],
-        ["accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"],
-    ],
-    ids=["torchrun", "accelerate"],
+    ("launcher", "recipe"),
+    [("torchrun", "layer-decay"), ("torchrun", "sgd"), ("accelerate", "adamw")],
 )
-def test_two_processes_equal_one(tmp_path, launcher):
+def test_two_processes_equal_one(tmp_path, launcher, recipe):
     done = subprocess.run(
-        [sys.executable, "-m", *launcher, __file__, "train", str(tmp_path / "two")],
+        [sys.executable, "-m", *LAUNCHERS[launcher], __file__, "train", recipe, tmp_path / "two"],
         env=SHARED_ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    run_script("train", tmp_path / "one")
-    one, two = (final_checkpoint(tmp_path / name)["model"] for name in ("one", "two"))
-    for name, weight in one.items():
-        # float64: only the order of the sums over samples differs.
-        torch.testing.assert_close(two[name], weight, rtol=1e-9, atol=1e-12, msg=name)
+    run_script("train", recipe, tmp_path / "one")
+    one, two = (final_checkpoint(tmp_path / name) for name in ("one", "two"))
+    assert ("ema" in one) == (RECIPES[recipe].ema_decay is not None)
+    for kind in one.keys() & {"model", "ema"}:
+        for name, weight in one[kind].items():
+            # float64: only the order of the sums over samples differs.
+            torch.testing.assert_close(two[kind][name], weight, rtol=1e-9, atol=1e-12, msg=name)
     for ours, theirs in zip(
         *(curve(tmp_path / d, "train.csv") for d in ("one", "two")), strict=True
     ):
         assert float(ours["loss"]) == pytest.approx(float(theirs["loss"]), rel=1e-5)
         assert float(ours["grad_norm"]) == pytest.approx(float(theirs["grad_norm"]), rel=1e-5)
+    for ours, theirs in zip(
+        *(curve(tmp_path / d, "validation.csv") for d in ("one", "two")), strict=True
+    ):
+        assert {k: float(v) for k, v in ours.items()} == pytest.approx(
+            {k: float(v) for k, v in theirs.items()}, rel=1e-9
+        )
 
 
-def main(command: str, *arguments: str) -> None:
+def main(command: str, recipe: str, *arguments: str) -> None:
     if command == "train":
-        train(Path(arguments[0]), randomness=False)
+        train(Path(arguments[0]), recipe=recipe, randomness=False)
         return
-    processes, directory, *kills = arguments
+    processes, readers, directory, *kills = arguments
+    # Marks the workers too.
+    os.environ["RUN_DIRECTORY"] = directory
     # What every run would import takes seconds: once, before the forks.
     import torch._dynamo
     import torch.utils.tensorboard  # noqa: F401
 
     for number, kill in enumerate(kills):
-        codes = attempt(Path(directory), processes=int(processes), kill=kill)
+        codes = attempt(
+            Path(directory),
+            processes=int(processes),
+            kill=kill,
+            recipe=recipe,
+            in_processes=readers == "processes",
+        )
         if kill == "never:0":
             as_planned = not any(codes)
         else:

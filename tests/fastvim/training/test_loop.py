@@ -1,6 +1,7 @@
 import copy
 import csv
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastvim.training import Recipe, fit
+from fastvim.training import Recipe, averaged_weights, fit
 
 RECIPE = Recipe(epochs=3, warmup_epochs=1, batch_size=8, base_lr=1.0, checkpoint_every_steps=4)
 
@@ -32,8 +33,16 @@ class Points:
     def __len__(self) -> int:
         return len(self.x)
 
-    def get_batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
+    def get_batch(self, indices: np.ndarray, seed: int) -> dict[str, torch.Tensor]:
         return {"x": self.x[indices], "side": self.side[indices]}
+
+
+class NoisyPoints(Points):
+    """Points that shake, each time they are read, as a function of the seed."""
+
+    def get_batch(self, indices: np.ndarray, seed: int) -> dict[str, torch.Tensor]:
+        noise = torch.randn(len(indices), 2, generator=torch.Generator().manual_seed(seed))
+        return {"x": self.x[indices] + 0.1 * noise, "side": self.side[indices]}
 
 
 def classifier(dropout: float = 0.0) -> nn.Module:
@@ -47,9 +56,15 @@ def cross_entropy(model, batch):
     return nn.functional.cross_entropy(logits, batch["side"]), {"accuracy": right}
 
 
-def trained(directory: Path, recipe: Recipe = RECIPE, dropout: float = 0.0, **options) -> nn.Module:
+def trained(
+    directory: Path,
+    recipe: Recipe = RECIPE,
+    dropout: float = 0.0,
+    dataset: Points | None = None,
+    **options,
+) -> nn.Module:
     model = classifier(dropout)
-    fit(model, Points(), recipe, loss=cross_entropy, directory=directory, **options)
+    fit(model, dataset or Points(), recipe, loss=cross_entropy, directory=directory, **options)
     return model
 
 
@@ -92,6 +107,43 @@ def test_one_step_is_adamw_by_hand(tmp_path):
     groups = [{"params": matrices, "weight_decay": 0.3}, {"params": vectors, "weight_decay": 0.0}]
     torch.optim.AdamW(groups, lr=0.1 * 44 / 256).step()
     assert_same(model, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_two_steps_are_sgd_by_hand(tmp_path):
+    """Whole batches, a constant rate: momentum, and decay of every parameter."""
+    recipe = Recipe(
+        epochs=2,
+        warmup_epochs=0,
+        batch_size=44,
+        base_lr=0.1,
+        lr_scale_batch=44,
+        min_lr=0.1,
+        optimizer="sgd",
+        momentum=0.8,
+        decay="all",
+        weight_decay=0.3,
+        weight_decay_end=0.3,
+    )
+    model, expected = trained(tmp_path, recipe), classifier()
+    optimizer = torch.optim.SGD(expected.parameters(), lr=0.1, momentum=0.8, weight_decay=0.3)
+    for _ in range(2):
+        optimizer.zero_grad()
+        cross_entropy(expected, {"x": Points().x, "side": Points().side})[0].backward()
+        optimizer.step()
+    assert_same(model, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_frozen_parameters_stay(tmp_path):
+    model = classifier()
+    model[0].requires_grad_(False)
+    before = copy.deepcopy(model)
+    recipe = dataclasses.replace(RECIPE, optimizer="sgd", ema_decay=0.5)
+    path = fit(model, Points(), recipe, loss=cross_entropy, directory=tmp_path)
+    assert_same(model[0], before[0])
+    assert not torch.equal(model[3].weight, before[3].weight)
+    groups = torch.load(path, weights_only=True)["optimizer"]["param_groups"]
+    assert sum(len(group["params"]) for group in groups) == 2
+    assert torch.equal(averaged_weights(path)["0.weight"], before[0].weight)
 
 
 def test_accumulation_equals_the_big_batch(tmp_path):
@@ -183,24 +235,42 @@ def interrupted_loss(step: int):
 
 
 @pytest.mark.parametrize("step", [1, 4, 5, 7, 15])
-def test_interrupted_run_ends_with_the_same_weights(tmp_path, step):
+@pytest.mark.parametrize(
+    "extra",
+    [{}, {"ema_decay": 0.9}, {"optimizer": "sgd", "decay": "all", "ema_decay": 0.5}],
+    ids=["adamw", "ema", "sgd"],
+)
+def test_interrupted_run_ends_with_the_same_weights(tmp_path, step, extra):
     def noise(batch, generator):
         return {**batch, "x": batch["x"] + 0.1 * torch.randn(8, 2, generator=generator)}
 
-    options = {"on_batch": noise, "validate": lambda model: {"accuracy": 1.0}}
+    def validate(model):
+        return {"sum": float(sum(p.sum() for p in model.parameters()))}
+
+    recipe = dataclasses.replace(RECIPE, **extra)
+    options = {"on_batch": noise, "validate": validate, "dataset": NoisyPoints()}
     model = classifier(0.5)
     with pytest.raises(StoppedError):
         fit(
             model,
-            Points(),
-            RECIPE,
+            recipe=recipe,
             loss=interrupted_loss(step),
             directory=tmp_path / "resumed",
             **options,
         )
-    resumed = trained(tmp_path / "resumed", dropout=0.5, **options)
-    straight = trained(tmp_path / "straight", dropout=0.5, **options)
+    resumed = trained(tmp_path / "resumed", recipe, dropout=0.5, **options)
+    straight = trained(tmp_path / "straight", recipe, dropout=0.5, **options)
     assert_same(resumed, straight)
+    if recipe.ema_decay is not None:
+        one, other = (
+            averaged_weights(tmp_path / run / "checkpoints" / "step-00000015.pt")
+            for run in ("resumed", "straight")
+        )
+        assert all(torch.equal(one[name], other[name]) for name in one)
+        last = table(tmp_path / "straight" / "validation.csv")[-1]
+        total = float(sum(tensor.sum() for tensor in other.values()))
+        assert float(last["ema_sum"]) == pytest.approx(total, rel=1e-5)
+        assert last["ema_sum"] != last["sum"]
     for name in ("train.csv", "validation.csv"):
         rows, expected = table(tmp_path / "resumed" / name), table(tmp_path / "straight" / name)
         for row in rows + expected:
@@ -212,9 +282,9 @@ def test_resume_reads_no_sample_twice(tmp_path):
     class Counting(Points):
         read = 0
 
-        def get_batch(self, indices):
+        def get_batch(self, indices, seed):
             self.read += 1
-            return super().get_batch(indices)
+            return super().get_batch(indices, seed)
 
     with pytest.raises(StoppedError):
         fit(classifier(), Points(), RECIPE, loss=interrupted_loss(10), directory=tmp_path)
@@ -250,6 +320,16 @@ def test_finished_run_only_loads_its_weights(tmp_path):
     assert path == tmp_path / "checkpoints" / "step-00000015.pt"
     assert_same(model, finished)
     assert (tmp_path / "train.csv").read_bytes() == curves
+
+
+def test_run_from_before_the_later_keys_goes_on(tmp_path):
+    """A fingerprint names a later key only where it is not at its default."""
+    trained(tmp_path)
+    path = tmp_path / "checkpoints" / "step-00000015.pt"
+    written = json.loads(torch.load(path, weights_only=True)["fingerprint"])
+    assert not written.keys() & {"optimizer", "momentum", "decay", "ema_decay", "warmup_lr"}
+    with pytest.raises(ValueError, match=r"ema_decay: expected None .*, got 0\.9"):
+        trained(tmp_path, dataclasses.replace(RECIPE, ema_decay=0.9))
 
 
 def test_speed_settings_may_change_on_resume_and_others_not(tmp_path):
@@ -324,7 +404,7 @@ def test_validation_sees_evaluation_mode_and_training_goes_on_in_training_mode(t
 
 def test_error_in_the_dataset_reaches_the_caller(tmp_path):
     class Torn(Points):
-        def get_batch(self, indices):
+        def get_batch(self, indices, seed):
             raise OSError("crops.zarr/c/3 is torn")
 
     with pytest.raises(OSError, match="c/3 is torn"):

@@ -58,6 +58,15 @@ def test_bias_of_two_axes_is_not_decayed():
     assert decayed_names(model) == {"table"}
 
 
+def test_all_are_decayed_where_asked():
+    model = nn.Sequential(nn.Conv1d(2, 2, 3), nn.LayerNorm(2), nn.Linear(2, 1))
+    model[0].requires_grad_(False)
+    (group,) = parameter_groups(model, decay="all")
+    assert "weight_decay" not in group, "the schedule sets it"
+    expected = [*model[1].parameters(), *model[2].parameters()]
+    assert [id(p) for p in group["params"]] == [id(p) for p in expected]
+
+
 def test_frozen_parameters_are_left_out():
     model = nn.Linear(3, 2)
     model.weight.requires_grad_(False)

@@ -10,8 +10,12 @@ def plan(*, samples=23, processes=1, rank=0, **numbers) -> StepPlan:
     return StepPlan(recipe, samples, processes, rank)
 
 
+def indices(chosen: StepPlan, first_step: int = 0) -> list[np.ndarray]:
+    return [part for part, _ in chosen.items(first_step)]
+
+
 def test_epoch_is_a_permutation_in_whole_batches():
-    batches = list(plan().indices(0))
+    batches = indices(plan())
     assert [len(batch) for batch in batches] == [8] * 6
     for epoch in (batches[:2], batches[2:4], batches[4:]):
         seen = np.concatenate(epoch)
@@ -22,23 +26,23 @@ def test_epoch_is_a_permutation_in_whole_batches():
 
 
 def test_seed_decides_the_order():
-    first, again, other = (next(plan(seed=seed).indices(0)) for seed in (0, 0, 1))
+    first, again, other = (indices(plan(seed=seed))[0] for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
 @pytest.mark.parametrize("first_step", [0, 1, 2, 5, 6])
 def test_starting_later_skips_indices(first_step):
-    rest = list(plan(accumulation=2).indices(first_step))
+    rest = indices(plan(accumulation=2), first_step)
     np.testing.assert_array_equal(
         np.array(rest).reshape(-1, 4),
-        np.array(list(plan(accumulation=2).indices(0)))[2 * first_step :],
+        np.array(indices(plan(accumulation=2)))[2 * first_step :],
     )
 
 
 def test_processes_and_parts_share_out_each_batch():
-    whole = list(plan().indices(0))
-    ranks = [list(plan(processes=2, rank=rank, accumulation=2).indices(0)) for rank in (0, 1)]
+    whole = indices(plan())
+    ranks = [indices(plan(processes=2, rank=rank, accumulation=2)) for rank in (0, 1)]
     for step, batch in enumerate(whole):
         parts = [rank[2 * step + part] for part in (0, 1) for rank in ranks]
         assert [len(part) for part in parts] == [2] * 4
@@ -55,6 +59,17 @@ def test_seeds_differ_by_step_part_rank_and_purpose():
     ]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+def test_items_carry_the_third_seed_of_their_part():
+    chosen = plan(processes=2, rank=1, accumulation=2)
+    expected = [chosen.seeds(step, part)[2] for step in range(2, 6) for part in range(2)]
+    assert [seed for _, seed in chosen.items(2)] == expected
+
+
+def test_seeds_are_those_that_runs_were_begun_with():
+    """Or a run from before would not go on to the same weights."""
+    assert plan().seeds(1, 0)[:2] == (3964924996, 1358922860)
 
 
 def test_epochs_are_counted_from_one():

@@ -34,6 +34,17 @@ def test_betas_from_a_list_become_a_tuple():
         ("base_lr", float("nan"), "a number above 0, got nan"),
         ("lr_scale_batch", 0, "a whole number from 1, got 0"),
         ("min_lr", 0.1, "at most the peak rate (0.001), got 0.1"),
+        ("warmup_lr", -1e-6, "a number from 0, got -1e-06"),
+        ("warmup_lr", 0.1, "at most the peak rate (0.001), got 0.1"),
+        ("warmup_endpoint", "no", "true or false, got 'no'."),
+        ("optimizer", "lars", "one of ['adamw', 'sgd'], got 'lars'."),
+        ("momentum", 1.0, "a number in [0, 1), got 1.0"),
+        ("decay", None, "one of ['matrices', 'all'], got None"),
+        ("layer_decay", 0, "None or a number in (0, 1], got 0"),
+        ("layer_decay", 1.5, "None or a number in (0, 1], got 1.5"),
+        ("layer_decay", "65e-2", "without quotes"),
+        ("ema_decay", 0.0, "None or a number in (0, 1), got 0.0"),
+        ("ema_decay", 1, "None or a number in (0, 1), got 1"),
         ("weight_decay", -0.1, "a number from 0, got -0.1"),
         ("weight_decay_end", float("inf"), "a number from 0, got inf"),
         ("betas", (0.9, 1.0), "two numbers in [0, 1), got (0.9, 1.0)"),
@@ -50,6 +61,18 @@ def test_wrong_value_is_refused_by_its_key(key, value, expected):
     with pytest.raises(ValueError, match=f"Recipe key '{key}'") as error:
         Recipe(**{key: value})
     assert expected in str(error.value)
+
+
+def test_layer_decay_has_its_own_rule_for_what_is_decayed():
+    with pytest.raises(ValueError, match="'layer_decay': expected None where decay is 'all'"):
+        Recipe(layer_decay=0.75, decay="all")
+
+
+def test_a_wrong_word_gets_no_advice_on_numbers():
+    for key in ("optimizer", "decay", "precision", "warmup_endpoint"):
+        with pytest.raises(ValueError, match=f"'{key}'") as error:
+            Recipe(**{key: "adam"})
+        assert "number" not in str(error.value)
 
 
 def test_docstring_names_every_key():

@@ -1,0 +1,81 @@
+"""Batches in the order of the plan, read ahead by threads or by processes."""
+
+from collections.abc import Generator, Iterable
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+from torch import Generator as RandomGenerator
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from fastvim.training.prefetch import prefetch
+
+Batch = dict[str, Tensor]
+Item = tuple[np.ndarray, int]
+
+
+class BatchDataset(Protocol):
+    """Samples that are read a batch at a time.
+
+    `get_batch` runs in several threads at once. Where the class sets ``in_processes = True`` it
+    runs in worker processes instead, which decode images on as many cores as there are workers:
+    such a dataset must be picklable and open its files when it first reads them.
+    """
+
+    def __len__(self) -> int: ...
+
+    def get_batch(self, indices: np.ndarray, seed: int) -> Batch:
+        """Read the samples at `indices` (n,) int64; the first axis of each tensor is theirs.
+
+        `seed`, below 2³², is that of these samples in this step. All randomness must follow from
+        it, and never from global generators: the batch is a function of the two arguments, or a
+        run could not resume to the same weights.
+        """
+        ...
+
+
+def read_ahead(
+    dataset: BatchDataset, items: Iterable[Item], *, workers: int, pin: bool
+) -> Generator[Batch]:
+    """Yield the batches of `items`, (indices, seed) pairs, in order; up to two a worker wait.
+
+    `pin` leaves tensors in page-locked memory, from where they reach a GPU while it computes. An
+    error in the dataset is raised where its batch would have come; close the generator to stop the
+    workers.
+    """
+    if getattr(dataset, "in_processes", False):
+        return _in_processes(dataset, items, workers=workers, pin=pin)
+    return prefetch(partial(_read, dataset, pin=pin), items, workers=workers)
+
+
+def _read(dataset: BatchDataset, item: Item, *, pin: bool) -> Batch:
+    batch = dataset.get_batch(*item)
+    return {name: tensor.pin_memory() for name, tensor in batch.items()} if pin else batch
+
+
+def _in_processes(
+    dataset: BatchDataset, items: Iterable[Item], *, workers: int, pin: bool
+) -> Generator[Batch]:
+    yield from DataLoader(
+        _Items(dataset),
+        sampler=items,
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pin,
+        # Forked workers would share this process's threads and CUDA context. A fork server's would
+        # outlive a killed run, for each looks only whether its parent, the server, is alive.
+        multiprocessing_context="spawn",
+        # Otherwise a draw from the global generator.
+        generator=RandomGenerator(),
+    )
+
+
+class _Items(Dataset[Batch]):
+    """A dataset in DataLoader's terms: one (indices, seed) is one item."""
+
+    def __init__(self, dataset: BatchDataset) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, item: Item) -> Batch:
+        return self._dataset.get_batch(*item)

@@ -1,0 +1,77 @@
+import importlib
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fastvim.training import Recipe
+from fastvim.training.plan import StepPlan
+from fastvim.training.reading import read_ahead
+
+
+class Noise:
+    """Random numbers from the seed, and the process that drew them."""
+
+    in_processes = False
+
+    def __len__(self) -> int:
+        return 40
+
+    def get_batch(self, indices: np.ndarray, seed: int) -> dict[str, torch.Tensor]:
+        if 39 in indices and seed == 0:
+            raise OSError("shard-000039.tar is torn")
+        if indices[0] == 0:
+            time.sleep(0.2)
+        noise = torch.randn(len(indices), generator=torch.Generator().manual_seed(seed))
+        process = torch.tensor([os.getpid()] * len(indices))
+        return {"noise": noise, "index": torch.from_numpy(indices), "process": process}
+
+
+class NoiseInProcesses(Noise):
+    in_processes = True
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """This file under a name that worker processes can import."""
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    return importlib.import_module(Path(__file__).stem)
+
+
+def read(dataset: Noise, items: Iterator, count: int) -> list[dict[str, torch.Tensor]]:
+    with closing(read_ahead(dataset, items, workers=2, pin=False)) as batches:
+        return [next(batches) for _ in range(count)]
+
+
+@pytest.mark.slow
+def test_processes_read_what_threads_read(here):
+    recipe = Recipe(epochs=30, warmup_epochs=0, batch_size=8, accumulation=2)
+    plan = StepPlan(recipe, samples=40, processes=1, rank=0)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    items = plan.items(3)
+    ours = read(here.NoiseInProcesses(), items, 30)
+    assert not any(child.is_alive() for child in multiprocessing.active_children())
+    assert len(list(items)) == 2 * 147 - 30 - 4, "indices are taken two a worker ahead"
+    assert torch.equal(torch.get_rng_state(), before), "the global generator is left alone"
+    for one, other in zip(ours, read(Noise(), plan.items(3), 30), strict=True):
+        assert torch.equal(one["noise"], other["noise"])
+        assert torch.equal(one["index"], other["index"])
+    workers = {int(batch["process"][0]) for batch in ours}
+    assert len(workers) == 2
+    assert os.getpid() not in workers
+
+
+@pytest.mark.slow
+def test_an_error_in_a_process_comes_where_its_batch_would_have(here):
+    items = [(np.arange(start, start + 10), 0) for start in (0, 10, 20, 30)]
+    with closing(read_ahead(here.NoiseInProcesses(), items, workers=1, pin=False)) as batches:
+        assert [int(next(batches)["index"][0]) for _ in range(3)] == [0, 10, 20]
+        with pytest.raises(OSError, match=r"shard-000039\.tar is torn"):
+            next(batches)
