@@ -1,0 +1,92 @@
+"""Classifiers built by name, of fastvim or of timm; one of timm's tells what it was built from."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+from torch import nn
+
+import fastvim
+from fastvim.classifier import ImageClassifier
+from fastvim.registry import MODELS
+from natural_images.errors import NaturalImagesValueError
+
+
+def create_classifier(
+    name: str, *, num_classes: int, size: int, options: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """Build an untrained classifier of `fastvim.list_models` or of timm, for square RGB images.
+
+    Parameters
+    ----------
+    size
+        Side of the images in px. timm's models without a fixed size take any.
+    options
+        Of the model's constructor, such as ``embed_dim`` or ``drop_path_rate``.
+
+    Raises
+    ------
+    NaturalImagesValueError
+        For an unknown name, a model that does not classify images, or an unknown option.
+    """
+    options = {"num_classes": num_classes, **(options or {})}
+    ours = name in MODELS
+    if not ours and not timm.is_model(name.split(".")[0]):
+        near = difflib.get_close_matches(name, timm.list_models())
+        raise NaturalImagesValueError(
+            f"model.name: expected a name that fastvim or timm knows, got {name!r}. "
+            f"Near it: {near or 'nothing'}"
+        )
+    if ours and not issubclass(MODELS[name][0], ImageClassifier):
+        raise NaturalImagesValueError(
+            f"model.name: expected an image classifier, got {name}, a {MODELS[name][0].__name__}"
+        )
+    try:
+        if ours:
+            model: Any = fastvim.create_model(name, **{"img_size": size, **options})
+        else:
+            fixed = getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False)
+            options = ({"img_size": size} if fixed else {}) | options
+            model = build_timm(name, options)
+    except (TypeError, ValueError) as error:
+        raise NaturalImagesValueError(f"model.options of {name}: {error}") from error
+    return model
+
+
+def build_timm(architecture: str, options: Mapping[str, Any]) -> Any:
+    """Build an untrained model of timm that remembers its name and options, for `timm_config`."""
+    model: Any = timm.create_model(architecture, **options)
+    model.timm_options = {"architecture": architecture, **options}
+    return model
+
+
+def timm_config(model: Any, described: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """What timm needs to build a model of `build_timm` again: the content of its ``config.json``.
+
+    `described` has ``size``, ``eval_crop``, ``mean`` and ``std`` of `ModelInfo`. Raises
+    NaturalImagesValueError, which begins with `where`, for a model that was built otherwise.
+    """
+    given = getattr(model, "timm_options", None)
+    if given is None:
+        raise NaturalImagesValueError(
+            f"{where}: a {type(model).__name__} does not tell what it was built from. "
+            "Build it with natural_images.classification.architectures.create_classifier"
+        )
+    options = dict(given)
+    return {
+        "architecture": options.pop("architecture"),
+        "num_classes": model.num_classes,
+        "num_features": model.num_features,
+        "model_args": options,
+        "pretrained_cfg": {
+            **{key: model.pretrained_cfg.get(key) for key in ("first_conv", "classifier")},
+            "input_size": [3, described["size"], described["size"]],
+            "fixed_input_size": bool(model.pretrained_cfg.get("fixed_input_size")),
+            "interpolation": "bicubic",
+            "crop_pct": described["eval_crop"],
+            "mean": described["mean"],
+            "std": described["std"],
+            "num_classes": model.num_classes,
+        },
+    }

@@ -1,0 +1,105 @@
+"""Images of a source as the training engine reads them: decoded, augmented, a batch at a time."""
+
+import logging
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from natural_images.classification.augment import Transform
+from natural_images.classification.images import BadImage, ImageSource
+from natural_images.errors import NaturalImagesDataError, NaturalImagesValueError
+
+log = logging.getLogger(__name__)
+
+TOLERATED = 0.01
+"""Share of bad images above which a run stops."""
+IMAGES_BEFORE_JUDGING = 10_000
+"""Different images that a process has read before it judges their share, or all of them."""
+
+
+@dataclass
+class ImageSamples:
+    """The images of `source` at `indices`, transformed: a `fastvim.training.BatchDataset`.
+
+    An image that cannot be decoded is replaced by another one, the same in every run of the same
+    seeds, and reported once; when more than one in a hundred images that a process has read are
+    such, the run stops. `natural_images.classification.quarantine` finds them beforehand.
+
+    source
+        Where the images come from.
+    indices
+        (n,) int64, those of its images that are samples; sample i is image ``indices[i]``.
+    transform
+        From `train_transform` or `eval_transform`.
+    in_processes
+        Whether the engine reads in worker processes. A random transform needs it: timm and
+        torchvision draw from the generators of the process, which threads would share with the
+        model.
+    """
+
+    source: ImageSource
+    indices: np.ndarray
+    transform: Transform
+    in_processes: bool = True
+    _read: np.ndarray = field(init=False, repr=False)
+    _bad: set[int] = field(default_factory=set, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.indices = np.asarray(self.indices, dtype=np.int64)
+        self._read = np.zeros(len(self.indices), dtype=bool)
+        if self.transform.random and not self.in_processes:
+            raise NaturalImagesValueError(
+                "ImageSamples: expected in_processes=True with a random transform, got False. "
+                "Its random choices would not be reproducible in threads"
+            )
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def get_batch(self, indices: np.ndarray, seed: int) -> dict[str, Tensor]:
+        """Read samples `indices` (b,) int64; `seed` and the place in the batch decide the rest.
+
+        Returns
+        -------
+        ``images`` (b, 3, size, size) uint8 and ``classes`` (b,) int64.
+
+        Raises
+        ------
+        NaturalImagesDataError
+            More than one in a hundred images are bad.
+        """
+        samples = [self._sample(int(i), seed, place) for place, i in enumerate(indices)]
+        return {
+            "images": torch.stack([image for image, _ in samples]),
+            "classes": torch.tensor([label for _, label in samples], dtype=torch.int64),
+        }
+
+    def _sample(self, sample: int, seed: int, place: int) -> tuple[Tensor, int]:
+        choices = np.random.default_rng([seed, place])
+        transform_seed = int(choices.integers(2**32))
+        while True:
+            index = int(self.indices[sample])
+            self._read[sample] = True
+            try:
+                image = self.source.read(index)
+            except BadImage as bad:
+                self._count(index, bad.reason)
+                sample = int(choices.integers(len(self)))
+            else:
+                return self.transform(image, transform_seed), int(self.source.labels[index])
+
+    def _count(self, index: int, reason: str) -> None:
+        name = self.source.name(index)
+        if index not in self._bad:
+            self._bad.add(index)
+            log.warning("%s: %s. Another image takes its place", name, reason)
+        read = int(np.count_nonzero(self._read))
+        judged = read >= min(IMAGES_BEFORE_JUDGING, len(self))
+        if judged and len(self._bad) > TOLERATED * read:
+            raise NaturalImagesDataError(
+                f"{name}: {reason}. Expected at most {TOLERATED:.0%} of the images to be bad, got "
+                f"{len(self._bad)} of the {read} that were read. Leave them out with "
+                "`natural-images check`, and look at the disk and at the download"
+            )

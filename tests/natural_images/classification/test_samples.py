@@ -1,0 +1,125 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from natural_images.classification import samples as module
+from natural_images.classification.augment import Augment, eval_transform, train_transform
+from natural_images.classification.images import open_images
+from natural_images.classification.loader_speed import _Batches, processor_ms, write_jpegs
+from natural_images.classification.samples import ImageSamples
+from natural_images.errors import NaturalImagesDataError, NaturalImagesValueError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_jpegs(tmp_path, copies=4, side_px=64)
+    return tmp_path
+
+
+@pytest.fixture
+def source(folder):
+    return open_images(folder)
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_batches_are_images_and_classes(source):
+    indices = np.arange(1, 20, 2)
+    samples = ImageSamples(source, indices, eval_transform(Augment(), 32))
+    batch = samples.get_batch(np.array([9, 0, 3]), seed=0)
+    assert len(samples) == 10
+    assert batch["images"].shape == (3, 3, 32, 32)
+    assert batch["images"].dtype == torch.uint8
+    assert batch["classes"].dtype == torch.int64
+    assert batch["classes"].tolist() == source.labels[indices[[9, 0, 3]]].tolist()
+
+
+def test_same_seed_same_batch_and_each_place_its_own(source):
+    samples = ImageSamples(source, np.arange(20), train_transform(Augment(), 32))
+    indices = np.array([3, 3, 8])
+    first = samples.get_batch(indices, seed=2**32 - 1)
+    assert equal(first, samples.get_batch(indices, seed=2**32 - 1))
+    assert not torch.equal(first["images"][0], first["images"][1])
+    other = samples.get_batch(indices, seed=1)
+    assert not torch.equal(first["images"], other["images"])
+    # The first two do not depend on what follows.
+    assert torch.equal(samples.get_batch(indices[:2], 1)["images"], other["images"][:2])
+    assert equal(first, pickle.loads(pickle.dumps(samples)).get_batch(indices, 2**32 - 1))
+
+
+@pytest.mark.slow
+def test_worker_processes_read_the_same(source):
+    samples = ImageSamples(source, np.arange(20), train_transform(Augment(), 32))
+    batches = _Batches(samples, 4, 6)
+    loader = DataLoader(batches, batch_size=None, num_workers=2, multiprocessing_context="spawn")
+    assert all(equal(read, batches[i]) for i, read in enumerate(loader))
+
+
+def test_random_transform_needs_processes(source):
+    with pytest.raises(NaturalImagesValueError, match="in_processes=True"):
+        ImageSamples(source, np.arange(20), train_transform(Augment(), 32), in_processes=False)
+    ImageSamples(source, np.arange(20), eval_transform(Augment(), 32), in_processes=False)
+
+
+def test_bad_image_is_replaced_alike_in_every_run_and_reported_once(source, folder, caplog):
+    (folder / source.name(5)).write_bytes(b"damaged")
+
+    def read():
+        samples = ImageSamples(source, np.arange(20), train_transform(Augment(), 32))
+        return [samples.get_batch(np.array([4, 5, 6]), seed=seed) for seed in (7, 8)]
+
+    first = read()
+    assert caplog.text.count("not an image file") == 1
+    assert source.name(5) in caplog.text
+    assert all(equal(a, b) for a, b in zip(first, read(), strict=True))
+    # Its neighbours are what they would have been, and the label is the replacement's.
+    assert first[0]["classes"][[0, 2]].tolist() == source.labels[[4, 6]].tolist()
+    others = [
+        ImageSamples(source, np.arange(20), eval_transform(Augment(), 32)).get_batch(
+            np.array([5]), seed
+        )
+        for seed in range(12)
+    ]
+    everything = ImageSamples(
+        source, np.delete(np.arange(20), 5), eval_transform(Augment(), 32)
+    ).get_batch(np.arange(19), 0)
+    for other in others:
+        (place,) = (everything["images"] == other["images"]).flatten(1).all(1).nonzero()[:, 0]
+        assert other["classes"][0] == everything["classes"][place]
+    assert len({other["classes"].item() for other in others}) > 1
+
+
+def test_too_many_bad_images_end_the_run(source, folder):
+    (folder / source.name(5)).write_bytes(b"")
+    samples = ImageSamples(source, np.arange(20), eval_transform(Augment(), 32))
+    with pytest.raises(NaturalImagesDataError, match=r"at most 1% .* bad.*natural-images check"):
+        samples.get_batch(np.arange(19), 0)
+        samples.get_batch(np.array([19, 5]), 0)
+    assert samples.get_batch(np.arange(4), 0)
+
+
+def test_a_few_bad_images_do_not(source, folder, monkeypatch):
+    monkeypatch.setattr(module, "TOLERATED", 0.06)
+    (folder / source.name(5)).write_bytes(b"")
+    samples = ImageSamples(source, np.arange(20), eval_transform(Augment(), 32))
+    for seed in range(10):
+        samples.get_batch(np.arange(20), seed)
+
+
+def test_nothing_but_bad_images(source, folder):
+    for file in folder.glob("*/*"):
+        file.write_bytes(b"")
+    samples = ImageSamples(source, np.arange(20), eval_transform(Augment(), 32))
+    with pytest.raises(NaturalImagesDataError, match="empty file"):
+        samples.get_batch(np.arange(3), 0)
+
+
+def test_time_of_an_image_is_measured_and_threads_are_restored(source):
+    threads = torch.get_num_threads()
+    assert 0 < processor_ms(source, eval_transform(Augment(), 32), images=8) < 1000
+    assert torch.get_num_threads() == threads

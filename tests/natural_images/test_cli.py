@@ -1,0 +1,63 @@
+"""The command as a user meets it: help, one-line errors, options that are passed on."""
+
+import subprocess
+import sys
+
+import pytest
+
+from natural_images.cli import _overrides
+
+COMMANDS = ("digits", "check", "train", "pretrain", "finetune", "probe", "evaluate", "compare")
+RUN = ("--output", "o", "--checkpoints", "c")
+
+
+def natural_images(*arguments):
+    code = "from natural_images.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_help_names_every_command_and_imports_no_torch():
+    code = "import sys, natural_images.cli as cli; assert 'torch' not in sys.modules; cli.main()"
+    run = subprocess.run(
+        [sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    for command in COMMANDS:
+        assert f" {command} " in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "nowhere.yaml", *RUN], "error: nowhere.yaml: no such configuration"),
+        (
+            ["train", "config/mae/digits_probe.yaml", *RUN],
+            "error: config/mae/digits_probe.yaml: expected task supervised, got probe. "
+            "Run it with `natural-images probe`",
+        ),
+        (
+            ["train", "config/imagenet/digits.yaml", *RUN, "--set", "recipe.epoch=3"],
+            "error: --set: unknown key 'recipe.epoch'. Did you mean epochs",
+        ),
+        (
+            ["train", "config/imagenet/digits.yaml", *RUN, "--data", "nowhere"],
+            "error: nowhere: expected a folder of images",
+        ),
+        (["compare", "nowhere", "--output", "t.md"], "error: nowhere: expected a folder of"),
+    ],
+)
+def test_wrong_options_are_one_line(arguments, message):
+    run = natural_images(*arguments)
+    assert run.returncode == 1
+    assert run.stderr.startswith(message)
+    assert run.stderr.count("\n") == 1
+
+
+def test_own_options_win_over_set():
+    assert _overrides(["data.path=a"], data="b") == ["data.path=a", "data.path=b"]
+    assert _overrides(None, data=None, initial="random") == ["initial=random"]

@@ -1,0 +1,54 @@
+"""What several rules ask of the configuration."""
+
+from snakemake.exceptions import WorkflowError
+
+EXPERIMENTS = [experiment["name"] for experiment in config["experiments"]]
+
+if len(set(EXPERIMENTS)) < len(EXPERIMENTS):
+    raise WorkflowError(
+        f"configuration key experiments: names must differ, got {EXPERIMENTS}"
+    )
+
+
+wildcard_constraints:
+    experiment="[^/]+",
+
+
+def experiment_of(wildcards):
+    """The entry of `experiments` of that name."""
+    named = [e for e in config["experiments"] if e["name"] == wildcards.experiment]
+    if not named:
+        raise WorkflowError(
+            f"configuration key experiments: expected one named {wildcards.experiment}, "
+            f"got {EXPERIMENTS}"
+        )
+    return named[0]
+
+
+def experiment_file(wildcards):
+    """The experiment's YAML."""
+    return found(experiment_of(wildcards)["config"])
+
+
+def checkpoints(wildcards):
+    """Folder of the checkpoints of one experiment."""
+    experiment = experiment_of(wildcards)
+    return run_folder(wildcards.experiment, experiment_file(wildcards), experiment)
+
+
+def overrides(wildcards):
+    """Keys of the experiment that the configuration changes, as options."""
+    return set_options(experiment_of(wildcards)["set"])
+
+
+def evaluated_model(wildcards):
+    """The model to evaluate: a trained one, or the checkpoint."""
+    if wildcards.experiment == "checkpoint":
+        return config["evaluate"]["checkpoint"]
+    return f"{OUT}/models/{wildcards.experiment}"
+
+
+def evaluations(wildcards):
+    """What `eval` makes."""
+    names = ["checkpoint"] if config["evaluate"]["checkpoint"] else EXPERIMENTS
+    return expand(f"{OUT}/evaluations/{{experiment}}/metrics.json", experiment=names)
