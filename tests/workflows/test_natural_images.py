@@ -43,7 +43,7 @@ def test_fastvim_reads_held_out_digits(imagenet, read_json):
     assert len(predictions) == 360
     for picture in ("reliability.png", "confused.png"):
         assert (evaluation / picture).stat().st_size > 10_000
-    assert "fastvim_tiny" in (imagenet / "comparison.md").read_text()
+    assert "FastVim" in (imagenet / "comparison.md").read_text()
 
 
 def test_pretraining_helps_a_linear_probe(mae, read_json):
