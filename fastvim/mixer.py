@@ -4,7 +4,6 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from fastvim_kernels import conv_pool, expand_norm_gate, mix, selective_scan
 from torch import Tensor, nn
 
@@ -102,22 +101,21 @@ class Mixer(nn.Module):
         norm: tuple[Tensor | None, Tensor | None] = (None, None)
         if self.layernorm is not None:
             norm = self.layernorm.weight, self.layernorm.bias
-        out_proj = self.out_proj.weight
-        if self.gamma is not None:
-            out_proj = out_proj * self.gamma.unsqueeze(1)
         if kept is not None:
             mixed = self._mix_kept(hidden, kept.along(self.traversal), both, norm)
-            return F.linear(mixed, out_proj)
-        return mix(
-            self.in_proj(hidden),
-            *both,
-            *norm,
-            out_proj,
-            self.traversal.order,
-            self.traversal.pool,
-            self.method,
-            self.pool_scale if self.method == "mean" else 1.0,
-        )
+        else:
+            mixed = mix(
+                self.in_proj(hidden),
+                *both,
+                *norm,
+                self.out_proj.weight,
+                self.traversal.order,
+                self.traversal.pool,
+                self.method,
+                self.pool_scale if self.method == "mean" else 1.0,
+            )
+        # not folded into the projection, whose weights would vanish in float16
+        return mixed if self.gamma is None else mixed * self.gamma
 
     def _mix_kept(
         self,
@@ -126,7 +124,7 @@ class Mixer(nn.Module):
         both: "_Directions",
         norm: tuple[Tensor | None, Tensor | None],
     ) -> Tensor:
-        """Mix tokens of which some are missing, up to the output projection."""
+        """Mix tokens of which some are missing."""
         x, z = self.in_proj(walk.arrange(hidden)).chunk(2, dim=-1)
         u, skipped = conv_pool(x, both.conv, both.conv_bias, both.skip, walk.pool)
         pooled = walk.mean(u) * self.pool_scale
@@ -135,7 +133,8 @@ class Mixer(nn.Module):
         dt, b, c = maps.split([self.rank, STATE, STATE], dim=-1)
         dt, b, c = (v.unflatten(1, (batch, step)) for v in (dt @ both.dt_proj.mT, b, c))
         y = selective_scan(pooled, dt, both.dt_bias, both.A_log, b, c)
-        return walk.restore(expand_norm_gate(walk.expand(y), skipped, z, *norm, walk.pool))
+        mixed = expand_norm_gate(walk.expand(y), skipped, z, *norm, walk.pool)
+        return self.out_proj(walk.restore(mixed))
 
     def freeze(self, dtype: torch.dtype) -> None:
         """Prepare for inference alone: products in `dtype`, parameters of both directions joined.

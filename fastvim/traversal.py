@@ -135,9 +135,10 @@ class KeptWalk:
         (2, batch, token, channel) to (2, batch, step, channel). A masked token counts as zero, and
         a step without tokens is zero.
         """
-        total = u.new_zeros(*u.shape[:2], self.steps, u.shape[-1], dtype=torch.float32)
+        wide = torch.promote_types(u.dtype, torch.float32)
+        total = u.new_zeros(*u.shape[:2], self.steps, u.shape[-1], dtype=wide)
         index = self.step.unsqueeze(-1).expand(u.shape)
-        return total.scatter_add(2, index, u.float()) / (self.tokens // self.steps)
+        return total.scatter_add(2, index, u.to(wide)) / (self.tokens // self.steps)
 
     def expand(self, y: Tensor) -> Tensor:
         """Give each token its step: (2, batch, step, channel) to (2, batch, token, channel)."""

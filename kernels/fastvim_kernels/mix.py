@@ -60,8 +60,8 @@ def mix(
         *(v.to(dtype) for v in (conv, conv_bias, skip)),
         x_proj.to(xz.dtype),
         dt_proj.to(xz.dtype),
-        dt_bias,
-        A_log,
+        dt_bias.to(dtype),
+        A_log.to(dtype),
         *norm,
         out_proj.to(xz.dtype),
     )
@@ -138,7 +138,7 @@ def _(
     out = xz.new_empty(*xz.shape[:-1], out_proj.shape[0])
     if not keep:
         a, b, c, d = (xz.new_empty(0) for _ in range(4))
-        return out, a, b, c, d, A_log.new_empty(0, dtype=torch.float32)
+        return out, a, b, c, d, xz.new_empty(0, dtype=wide(xz.dtype))
     pooled = xz.new_empty(2, batch, step, channel)
     maps = xz.new_empty(2, batch * step, x_proj.shape[1])
     starts = empty_starts(pooled, A_log, keep=True)

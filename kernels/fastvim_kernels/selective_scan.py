@@ -27,7 +27,8 @@ def selective_scan(
 
     Returns y, shape and dtype of `u`; the arithmetic is float32.
     """
-    inputs = (u, dt, dt_bias, A_log, B, C)
+    precision = wide(u.dtype)
+    inputs = (u, dt, dt_bias.to(precision), A_log.to(precision), B, C)
     return _forward(*inputs, keeps_for_backward(*inputs))[0]
 
 

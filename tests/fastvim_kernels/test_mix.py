@@ -112,6 +112,45 @@ def test_gradients_are_those_of_finite_differences(gradcheck, grid, order, pool,
     gradcheck(lambda *values: mix(*values, order, pool, method), [xz, *rest])
 
 
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("dtype", [FP32, BF16, torch.float64], ids=["fp32", "bf16", "fp64"])
+@pytest.mark.parametrize("case", [0, 2, 4, 6])
+def test_is_well_registered(case, dtype, keep):
+    grid, order, pool, method, norm, factor = CASES[case]
+    inputs = arguments(grid, norm=norm)
+    wide = torch.promote_types(dtype, FP32)
+    products = (0, 4, 5, 10)  # tokens and the matrices that they meet
+    inputs = [
+        None if v is None else v.to(dtype if i in products else wide) for i, v in enumerate(inputs)
+    ]
+    options = (order, pool, method, factor, 1e-5)
+    forward, backward = torch.ops.fastvim.mix.default, torch.ops.fastvim.mix_backward.default
+    only = {"test_utils": ["test_schema", "test_faketensor"]}
+    torch.library.opcheck(forward, (*inputs, *options, keep), **only)
+    if keep:
+        out, *kept = forward(*inputs, *options, True)
+        torch.library.opcheck(backward, (torch.randn_like(out), *inputs, *kept, *options), **only)
+
+
+def test_results_are_as_registered(backend):
+    inputs = arguments((2, 3), dim=6)  # an odd number of tokens' vectors would lie unaligned
+    options = ((0, 1), (1,), "mean", 1.0, 1e-5)
+    out, *kept = torch.ops.fastvim.mix(*inputs, *options, True)
+    torch.library.opcheck(
+        torch.ops.fastvim.mix_backward.default,
+        (torch.randn_like(out), *inputs, *kept, *options),
+        test_utils=["test_schema", "test_faketensor"],
+    )
+
+
+def test_parameters_in_half_precision(backend):
+    options = ((1, 0), (1,), "mean", 0.5)
+    inputs = arguments((2, 3))
+    got = mix(*(v.half() for v in inputs), *options)
+    want = mix(*inputs, *options)
+    assert (got - want).norm() / want.norm() < 2e-2
+
+
 def test_keeps_nothing_without_gradients():
     inputs = arguments((2, 3))
     *kept, states = torch.ops.fastvim.mix(*inputs, (0, 1), (1,), "mean", 1.0, 1e-5, False)[1:]

@@ -100,3 +100,17 @@ def test_changed_keys_become_options(snakemake, tmp_path):
     config = configured(tmp_path, "imagenet", experiments=[one])
     run = snakemake("-n", "-p", "--configfile", config, "--", "imagenet_train", folder=tmp_path)
     assert "--set recipe.epochs=2" in run.stdout + run.stderr
+
+
+def test_a_changed_base_starts_another_run(snakemake, tmp_path):
+    (tmp_path / "base.yaml").write_text("recipe: {epochs: 1}\n")
+    (tmp_path / "child.yaml").write_text("base: base.yaml\n")
+    one = {"name": "one", "config": "child.yaml"}
+    config = configured(tmp_path, "imagenet", experiments=[one])
+    folders = set()
+    for epochs in (1, 2):
+        (tmp_path / "base.yaml").write_text(f"recipe: {{epochs: {epochs}}}\n")
+        run = snakemake("-n", "-p", "--configfile", config, "--", "imagenet_train", folder=tmp_path)
+        assert run.returncode == 0, run.stderr
+        folders.add((run.stdout + run.stderr).split("--checkpoints ")[1].split()[0])
+    assert len(folders) == 2

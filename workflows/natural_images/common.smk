@@ -6,6 +6,9 @@ import os
 import shlex
 from pathlib import Path
 
+import yaml
+from snakemake.exceptions import WorkflowError
+
 OUT = config["output"]
 ROOT = Path(str(workflow.current_basedir)).parents[1]
 
@@ -20,14 +23,26 @@ def images(wildcards):
     return config["data"] or config["digits"]
 
 
-def run_folder(name, file, *settings):
+def layers(path):
+    """An experiment's YAML, then those that it inherits from."""
+    files = [found(path)]
+    while base := yaml.safe_load(Path(files[-1]).read_text()).get("base"):
+        base = str(Path(files[-1]).parent / base)
+        if base in files:
+            raise WorkflowError(f"{path}: inherits from itself by way of {files}")
+        files.append(base)
+    return files
+
+
+def run_folder(name, files, *settings):
     """A folder of checkpoints for each training that the configuration can describe.
 
-    A killed training is found again, one of another experiment starts anew.
+    A killed training is found again, one of another experiment starts anew. Should the images
+    change under the same configuration, training refuses the folder and says so.
     """
     what = json.dumps([config["data"], *settings], sort_keys=True).encode()
-    digest = hashlib.sha256(what + Path(file).read_bytes()).hexdigest()[:12]
-    return f"{OUT}/checkpoints/{name}-{digest}"
+    what += b"".join(Path(file).read_bytes() for file in files)
+    return f"{OUT}/checkpoints/{name}-{hashlib.sha256(what).hexdigest()[:12]}"
 
 
 def set_options(values):

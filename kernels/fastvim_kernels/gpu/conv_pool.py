@@ -117,7 +117,8 @@ def backward(
     )
     sums = sum_parts(sums)
     dweight = sums[:8].view(2, 4, channel).mT.clone(memory_format=torch.contiguous_format)
-    return dx, dweight, sums[8:10].clone(), sums[10:]  # results share no memory
+    # results share no memory, and begin at the beginning of theirs
+    return dx, dweight, sums[8:10].clone(), sums[10:].clone()
 
 
 def _forward(

@@ -1,7 +1,5 @@
 """What several rules ask of the configuration."""
 
-from snakemake.exceptions import WorkflowError
-
 EXPERIMENTS = [experiment["name"] for experiment in config["experiments"]]
 
 if len(set(EXPERIMENTS)) < len(EXPERIMENTS):
@@ -25,15 +23,15 @@ def experiment_of(wildcards):
     return named[0]
 
 
-def experiment_file(wildcards):
-    """The experiment's YAML."""
-    return found(experiment_of(wildcards)["config"])
+def experiment_files(wildcards):
+    """The experiment's YAML, then those that it inherits from."""
+    return layers(experiment_of(wildcards)["config"])
 
 
 def checkpoints(wildcards):
     """Folder of the checkpoints of one experiment."""
     experiment = experiment_of(wildcards)
-    return run_folder(wildcards.experiment, experiment_file(wildcards), experiment)
+    return run_folder(wildcards.experiment, experiment_files(wildcards), experiment)
 
 
 def overrides(wildcards):

@@ -1,7 +1,7 @@
 rule train_model:
     """A model; its checkpoints outlive a killed job, so that training resumes."""
     input:
-        experiment=experiment_file,
+        experiment=experiment_files,
         images=images,
     output:
         directory(f"{OUT}/models/{{experiment}}"),
@@ -11,10 +11,11 @@ rule train_model:
         f"{OUT}/benchmarks/train/{{experiment}}.tsv"
     threads: 16
     params:
+        experiment=lambda wildcards: experiment_files(wildcards)[0],
         checkpoints=checkpoints,
         overrides=overrides,
     shell:
-        "natural-images train {input.experiment:q}"
+        "natural-images train {params.experiment:q}"
         " --data {input.images:q}"
         " --output {output:q}"
         " --checkpoints {params.checkpoints:q}"

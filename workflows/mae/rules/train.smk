@@ -5,7 +5,7 @@ wildcard_constraints:
 rule pretrain_model:
     """The encoder; its checkpoints outlive a killed job, so that training resumes."""
     input:
-        experiment=found(config["pretrain"]),
+        experiment=layers(config["pretrain"]),
         images=images,
     output:
         directory(f"{OUT}/pretrained"),
@@ -15,9 +15,10 @@ rule pretrain_model:
         f"{OUT}/benchmarks/pretrain_model.tsv"
     threads: 16
     params:
-        checkpoints=lambda wildcards, input: run_folder("pretrain", input.experiment),
+        experiment=found(config["pretrain"]),
+        checkpoints=run_folder("pretrain", layers(config["pretrain"])),
     shell:
-        "natural-images pretrain {input.experiment:q}"
+        "natural-images pretrain {params.experiment:q}"
         " --data {input.images:q}"
         " --output {output:q}"
         " --checkpoints {params.checkpoints:q} &> {log:q}"
@@ -26,7 +27,7 @@ rule pretrain_model:
 rule train_classifier:
     """A classifier on the encoder: fine-tuned, or a linear probe of it."""
     input:
-        experiment=lambda wildcards: found(config[wildcards.classifier]),
+        experiment=lambda wildcards: layers(config[wildcards.classifier]),
         initial=lambda wildcards: (
             [] if wildcards.classifier == "probe_random" else f"{OUT}/pretrained"
         ),
@@ -39,13 +40,15 @@ rule train_classifier:
         f"{OUT}/benchmarks/train/{{classifier}}.tsv"
     threads: 16
     params:
+        experiment=lambda wildcards: found(config[wildcards.classifier]),
         command=lambda wildcards: wildcards.classifier.removesuffix("_random"),
-        checkpoints=lambda wildcards, input: run_folder(
-            wildcards.classifier, input.experiment, config["pretrain"]
+        checkpoints=lambda wildcards: run_folder(
+            wildcards.classifier,
+            layers(config[wildcards.classifier]) + layers(config["pretrain"]),
         ),
         initial=lambda wildcards, input: input.initial or "random",
     shell:
-        "natural-images {params.command} {input.experiment:q}"
+        "natural-images {params.command} {params.experiment:q}"
         " --initial {params.initial:q}"
         " --data {input.images:q}"
         " --output {output:q}"
