@@ -4,6 +4,7 @@ Modules are imported inside the commands, so that ``natural-images --help`` answ
 """
 
 import errno
+import json
 import logging
 import os
 import sys
@@ -30,6 +31,10 @@ app = typer.Typer(
 
 SET_HELP = "Replace a value of the YAML, `section.key=value`; repeat. Example: recipe.epochs=30."
 CHECKPOINTS_HELP = "Folder of checkpoints and curves; a killed run resumes from it."
+MODEL_OPTION_HELP = (
+    "What a published checkpoint file does not tell of its model, `key=value` with a value in "
+    "JSON; repeat. FastVim fine-tuned after MAE needs scaling_factor=0.25."
+)
 
 Config = Annotated[
     Path, typer.Argument(help="The experiment (.yaml); config/imagenet and config/mae have some.")
@@ -206,9 +211,13 @@ def evaluate(
             "--all-classes", help="Choose among all classes, not only those the images have."
         ),
     ] = False,
+    model_options: Annotated[
+        list[str] | None, typer.Option("--model-option", help=MODEL_OPTION_HELP)
+    ] = None,
 ) -> None:
     """Score a classifier: top-1, top-5, loss, calibration, speed, and what it confuses."""
     from natural_images.classification import evaluate as stage
+    from natural_images.config_file import parse_options
 
     stage.evaluate(
         model,
@@ -223,6 +232,7 @@ def evaluate(
         limit=limit,
         restrict=not all_classes,
         workers=workers,
+        model_options=parse_options(model_options or (), "--model-option"),
     )
 
 
@@ -241,7 +251,8 @@ def compare(
 def _overrides(texts: list[str] | None, **paths: Path | None) -> list[str]:
     """Options of their own as the overrides they stand for, after those of --set."""
     keys = {"data": "data.path", "initial": "initial"}
-    given = [f"{keys[name]}={path}" for name, path in paths.items() if path is not None]
+    # As JSON, or a folder called 2012 would be a number and `a: b` a mapping.
+    given = [f"{keys[n]}={json.dumps(str(path))}" for n, path in paths.items() if path is not None]
     return [*(texts or ()), *given]
 
 

@@ -75,6 +75,26 @@ def check_keys(layers: Iterable[Layer], known: Iterable[str], section: str | Non
             raise NaturalImagesValueError(f"{layer.origin}: unknown key '{where}'. {hint}")
 
 
+def parse_options(texts: Iterable[str], option: str) -> dict[str, Any]:
+    """``key=value`` texts of a command's `option` as a mapping; values are JSON.
+
+    Raises NaturalImagesValueError that names the option.
+    """
+    values: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        try:
+            if not (key and equals):
+                raise ValueError
+            values[key] = json.loads(value)
+        except ValueError:
+            raise NaturalImagesValueError(
+                f"{option}: expected `key=value` with a value in JSON, scaling_factor=0.25 say, "
+                f"got {text!r}"
+            ) from None
+    return values
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text())
@@ -112,8 +132,19 @@ def _parse(overrides: Sequence[str]) -> dict[str, Any]:
         try:
             parsed = json.loads(value)
         except json.JSONDecodeError:
-            parsed = yaml.safe_load(value)
+            parsed = _parse_yaml(name, value)
         for key in reversed(keys):
             parsed = {key: parsed}
         values = _merged(values, parsed)
     return values
+
+
+def _parse_yaml(name: str, value: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    # ValueError: a date such as 2026-13-01.
+    except (yaml.YAMLError, ValueError) as error:
+        raise NaturalImagesValueError(
+            f"--set {name}: expected a value in JSON or YAML, got {value!r}. Quote it, "
+            f"""--set '{name}="…"', if it is text"""
+        ) from error

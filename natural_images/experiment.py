@@ -148,6 +148,15 @@ def expect_task(experiment: Experiment, *tasks: Task) -> None:
         )
 
 
+def expect_no_averaging(experiment: Experiment) -> None:
+    """Raise NaturalImagesValueError where a recipe averages weights that would not be written."""
+    if experiment.recipe.ema_decay is not None:
+        raise NaturalImagesValueError(
+            f"{experiment.path}: recipe.ema_decay: expected none for task {experiment.task}, got "
+            f"{experiment.recipe.ema_decay}. Remove it"
+        )
+
+
 def _numbers(
     path: Path, layers: Sequence[Layer], values: Mapping[str, Any]
 ) -> tuple["Recipe", "Augment"]:

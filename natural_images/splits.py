@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ from natural_images.classification.augment import eval_transform, normalise, tra
 from natural_images.classification.images import ImageSource, Split, open_images
 from natural_images.classification.quarantine import good_indices
 from natural_images.classification.samples import ImageSamples
+from natural_images.errors import NaturalImagesDataError
 
 if TYPE_CHECKING:
     from natural_images.experiment import Experiment
@@ -37,11 +39,13 @@ def open_splits(experiment: "Experiment", *, most_validated: int | None = None) 
     """Open both splits of an experiment's images, without those that its quarantine names.
 
     `most_validated` takes so many images of the validation split, evenly spread. Raises
-    NaturalImagesDataError where the images are not what the experiment says.
+    NaturalImagesDataError where the images are not what the experiment says, or where the two
+    splits are the same images or have other classes.
     """
     data, augment = experiment.data, experiment.augment
     train = open_images(data.path, split="train", classes=data.classes)
     val = open_images(data.path, split="val", classes=data.classes)
+    _check(data.path, train, val)
     chosen = _indices(experiment, val, "val")
     if most_validated is not None and len(chosen) > most_validated:
         chosen = chosen[np.linspace(0, len(chosen) - 1, most_validated).astype(np.int64)]
@@ -58,14 +62,18 @@ def open_splits(experiment: "Experiment", *, most_validated: int | None = None) 
 
 def identity(experiment: "Experiment", splits: Splits) -> dict[str, str]:
     """What makes a run this one, beside its recipe: images, augmentation, model, masking."""
-    labels = splits.train.source.labels[splits.train.indices]
+    source, indices = splits.train.source, splits.train.indices
+    images = hashlib.sha256(np.asarray(source.labels[indices], np.int64).tobytes())
+    for index in indices:
+        images.update(source.name(index).encode(errors="surrogateescape") + b"\n")
     model = experiment.model
     return {
-        "images": hashlib.sha256(np.asarray(labels, np.int64).tobytes()).hexdigest()[:16],
+        "images": images.hexdigest()[:16],
         "size": str(experiment.data.size),
         "augment": repr(experiment.augment),
         "options": json.dumps({"name": model.name, **model.options}, sort_keys=True, default=str),
         "task": experiment.task,
+        "shifted_positions": str(experiment.shifted_positions),
     }
 
 
@@ -83,6 +91,25 @@ def validation_batches(
         for batch in batches:
             moved = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
             yield {**moved, "images": normalise(moved["images"], experiment.augment)}
+
+
+def _check(path: Path, train: ImageSource, val: ImageSource) -> None:
+    """Raise NaturalImagesDataError where `val` would not validate what `train` trains."""
+    places = [{place.resolve() for place in source.places} for source in (train, val)]
+    if places[0] == places[1] and len(train) == len(val):
+        raise NaturalImagesDataError(
+            f"{path}: expected images to train on and others to validate on, got the same "
+            f"{len(train)} for both. Move some to a folder of their own, train/<class>/* and "
+            "val/<class>/*, or name shards train-* and val-*"
+        )
+    if train.classes != val.classes:
+        different = sorted(set(train.classes) ^ set(val.classes))
+        raise NaturalImagesDataError(
+            f"{path}: expected the same classes in 'train' and 'val', got {len(train.classes)} "
+            f"and {len(val.classes)}: {different[:5] or 'the same in another order'}"
+            f"{' and more' if len(different) > 5 else ''}. Complete the data, or set "
+            "data.classes where shards number their classes"
+        )
 
 
 def _indices(experiment: "Experiment", source: ImageSource, split: Split) -> np.ndarray:

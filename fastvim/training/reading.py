@@ -1,5 +1,7 @@
 """Batches in the order of the plan, read ahead by threads or by processes."""
 
+import pickle
+import traceback
 from collections.abc import Generator, Iterable
 from functools import partial
 from typing import Protocol
@@ -57,7 +59,7 @@ def _read(dataset: BatchDataset, item: Item, *, pin: bool) -> Batch:
 def _in_processes(
     dataset: BatchDataset, items: Iterable[Item], *, workers: int, pin: bool
 ) -> Generator[Batch]:
-    yield from DataLoader(
+    batches = DataLoader(
         _Items(dataset),
         sampler=items,
         batch_size=None,
@@ -69,13 +71,34 @@ def _in_processes(
         # Otherwise a draw from the global generator.
         generator=RandomGenerator(),
     )
+    for batch in batches:
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch
 
 
-class _Items(Dataset[Batch]):
-    """A dataset in DataLoader's terms: one (indices, seed) is one item."""
+class _Items(Dataset[Batch | Exception]):
+    """A dataset in DataLoader's terms: one (indices, seed) is one item.
+
+    An exception is returned: raised, it would arrive with DataLoader's words and a traceback in
+    place of its message.
+    """
 
     def __init__(self, dataset: BatchDataset) -> None:
         self._dataset = dataset
 
-    def __getitem__(self, item: Item) -> Batch:
-        return self._dataset.get_batch(*item)
+    def __getitem__(self, item: Item) -> Batch | Exception:
+        try:
+            return self._dataset.get_batch(*item)
+        except Exception as error:
+            error.add_note(f"In a worker process:\n{traceback.format_exc()}")
+            return _portable(error)
+
+
+def _portable(error: Exception) -> Exception:
+    """The exception, or one of its message where it does not survive the way to the parent."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

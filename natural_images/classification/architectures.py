@@ -64,8 +64,8 @@ def build_timm(architecture: str, options: Mapping[str, Any]) -> Any:
 def timm_config(model: Any, described: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     """What timm needs to build a model of `build_timm` again: the content of its ``config.json``.
 
-    `described` has ``size``, ``eval_crop``, ``mean`` and ``std`` of `ModelInfo`. Raises
-    NaturalImagesValueError, which begins with `where`, for a model that was built otherwise.
+    `described` has ``size``, ``eval_crop``, ``interpolation``, ``mean`` and ``std`` of `ModelInfo`.
+    Raises NaturalImagesValueError, which begins with `where`, for a model that was built otherwise.
     """
     given = getattr(model, "timm_options", None)
     if given is None:
@@ -83,7 +83,7 @@ def timm_config(model: Any, described: Mapping[str, Any], *, where: str) -> dict
             **{key: model.pretrained_cfg.get(key) for key in ("first_conv", "classifier")},
             "input_size": [3, described["size"], described["size"]],
             "fixed_input_size": bool(model.pretrained_cfg.get("fixed_input_size")),
-            "interpolation": "bicubic",
+            "interpolation": described["interpolation"],
             "crop_pct": described["eval_crop"],
             "mean": described["mean"],
             "std": described["std"],

@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -39,6 +39,7 @@ def evaluate(
     limit: int | None = None,
     restrict: bool = True,
     workers: int = 0,
+    model_options: Mapping[str, Any] | None = None,
     device: str | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -67,6 +68,9 @@ def evaluate(
         ImageNet-R; without, among all that the model knows.
     workers
         Processes that decode; 0 decodes here.
+    model_options
+        Of the model in a published checkpoint file, as `fastvim.load_published` takes them, for
+        what the file does not tell: ``{"scaling_factor": 0.25}`` of a FastVim fine-tuned after MAE.
     device
         By default "cuda" where there is one.
 
@@ -84,12 +88,15 @@ def evaluate(
     """
     _check(precision=precision, batch_size=batch_size, limit=limit, workers=workers)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model, info = load_model(model_path, weights=weights, device=device)
+    model, info = load_model(model_path, weights=weights, device=device, options=model_options)
     source = open_images(data, split=split)
     columns = match_classes(info.classes, source.classes, where=str(data))
     size = info.size if size is None else size
     augment = Augment(
-        eval_crop=info.eval_crop if crop is None else crop, mean=info.mean, std=info.std
+        eval_crop=info.eval_crop if crop is None else crop,
+        interpolation=info.interpolation,
+        mean=info.mean,
+        std=info.std,
     )
     set_size = getattr(model, "set_input_size", None)
     if size != info.size and set_size is not None:  # timm's way to resize positions
@@ -112,6 +119,7 @@ def evaluate(
         "parameters": info.parameters,
         "weights": weights,
         "weights_sha256": info.weights_sha256,
+        "model_options": dict(model_options or {}),
         "data": str(data),
         "split": split,
         "images": len(table),

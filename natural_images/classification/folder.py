@@ -32,12 +32,18 @@ class FolderImages:
     labels: np.ndarray
     classes: tuple[str, ...]
 
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """The root."""
+        return (self.root,)
+
     def __len__(self) -> int:
         return len(self.files)
 
     def name(self, index: int) -> str:
         """Path of the file relative to the root."""
-        return Path(os.fsdecode(self.files[index].item())).as_posix()
+        # Without a Path, which would take six seconds for the names of ImageNet.
+        return os.fsdecode(self.files[index]).replace(os.sep, "/")
 
     def read(self, index: int) -> Image.Image:
         """Decode an image; raises BadImage."""

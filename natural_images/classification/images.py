@@ -42,6 +42,11 @@ class ImageSource(Protocol):
         """Class index of every image, (n,) int64."""
         ...
 
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """Folders or files that the images lie in."""
+        ...
+
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:

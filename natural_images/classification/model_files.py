@@ -25,6 +25,7 @@ from fastvim.classifier import ImageClassifier
 from fastvim.files import atomic_path
 from fastvim.pretrained import CONFIG, WEIGHTS
 from natural_images.classification.architectures import build_timm, timm_config
+from natural_images.classification.augment import Interpolation
 from natural_images.errors import NaturalImagesDataError, NaturalImagesValueError
 
 DESCRIPTION, AVERAGED = "natural_images.json", "ema.safetensors"
@@ -53,6 +54,8 @@ class ModelInfo:
         The model's class here, or its name in timm, and how many parameters it has.
     weights, weights_sha256
         Which weights were loaded, and the digest of their file.
+    interpolation
+        Of the resizing in training, as in `augment.Augment`.
     """
 
     classes: tuple[str, ...]
@@ -64,6 +67,7 @@ class ModelInfo:
     parameters: int
     weights: Weights
     weights_sha256: str
+    interpolation: Interpolation = "bicubic"
 
 
 def save_model(
@@ -75,6 +79,7 @@ def save_model(
     std: Sequence[float],
     size: int,
     eval_crop: float = PUBLISHED_CROP,
+    interpolation: Interpolation = "bicubic",
     ema: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a classifier's folder atomically; an older folder of that name is replaced.
@@ -97,6 +102,7 @@ def save_model(
         "std": list(std),
         "size": size,
         "eval_crop": eval_crop,
+        "interpolation": interpolation,
     }
     with atomic_path(folder) as temporary:
         if isinstance(model, ImageClassifier):
@@ -109,7 +115,11 @@ def save_model(
 
 
 def load_model(
-    path: str | Path, *, weights: Weights = "plain", device: str | torch.device = "cpu"
+    path: str | Path,
+    *,
+    weights: Weights = "plain",
+    device: str | torch.device = "cpu",
+    options: Mapping[str, Any] | None = None,
 ) -> tuple[nn.Module, ModelInfo]:
     """Load a folder of `save_model` or a published checkpoint file, in evaluation mode.
 
@@ -120,11 +130,13 @@ def load_model(
     ----------
     weights
         "ema" for the averaged ones.
+    options
+        Of the model in a published file, for what the file does not tell; a folder tells all.
 
     Raises
     ------
     NaturalImagesValueError
-        For other `weights` than these.
+        For other `weights` than these, and for `options` of a folder.
     NaturalImagesDataError
         Where there is no such classifier, or it has no averaged weights.
     """
@@ -137,9 +149,16 @@ def load_model(
         raise NaturalImagesDataError(
             f"{path}: not there. Expected a model folder of training or a published checkpoint"
         )
-    load = _load_folder if path.is_dir() else _load_file
+    if options and path.is_dir():
+        raise NaturalImagesValueError(
+            f"{path}: expected no options of the model, which {CONFIG} in this folder tells, got "
+            f"{dict(options)}. They are for published checkpoint files"
+        )
     try:
-        model, described = load(path, weights)
+        if path.is_dir():
+            model, described = _load_folder(path, weights)
+        else:
+            model, described = _load_file(path, weights, options or {})
     except NaturalImagesDataError:
         raise
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
@@ -192,11 +211,13 @@ def _load_folder(folder: Path, weights: Weights) -> tuple[nn.Module, dict[str, A
     return model, described
 
 
-def _load_file(file: Path, weights: Weights) -> tuple[nn.Module, dict[str, Any]]:
+def _load_file(
+    file: Path, weights: Weights, options: Mapping[str, Any]
+) -> tuple[nn.Module, dict[str, Any]]:
     with warnings.catch_warnings():
         # only the head matters here, and it is checked below
         warnings.simplefilter("ignore", UserWarning)
-        model = fastvim.load_published(file, ema=weights == "ema")
+        model = fastvim.load_published(file, ema=weights == "ema", **options)
     report = model.load_report
     if not isinstance(model, ImageClassifier) or "head.weight" in report.missing:
         raise NaturalImagesDataError(

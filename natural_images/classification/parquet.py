@@ -44,6 +44,11 @@ class ParquetImages:
     labels: np.ndarray
     classes: tuple[str, ...]
 
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """The Parquet files."""
+        return self.files
+
     def __len__(self) -> int:
         return len(self.labels)
 

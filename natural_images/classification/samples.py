@@ -15,8 +15,13 @@ log = logging.getLogger(__name__)
 
 TOLERATED = 0.01
 """Share of bad images above which a run stops."""
-IMAGES_BEFORE_JUDGING = 10_000
-"""Different images that a process has read before it judges their share, or all of them."""
+IMAGES_BEFORE_JUDGING = 1000
+"""Different images that a process has read before it judges their share, or all of them.
+
+Each worker process judges for itself, and of many none sees a large part of the images.
+"""
+BAD_BEFORE_JUDGING = 10
+"""Bad images that a process has met before, or all of them: one in a tiny set stops nothing."""
 
 
 @dataclass
@@ -97,6 +102,7 @@ class ImageSamples:
             log.warning("%s: %s. Another image takes its place", name, reason)
         read = int(np.count_nonzero(self._read))
         judged = read >= min(IMAGES_BEFORE_JUDGING, len(self))
+        judged = judged and len(self._bad) >= min(BAD_BEFORE_JUDGING, len(self))
         if judged and len(self._bad) > TOLERATED * read:
             raise NaturalImagesDataError(
                 f"{name}: {reason}. Expected at most {TOLERATED:.0%} of the images to be bad, got "

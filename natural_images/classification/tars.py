@@ -46,6 +46,11 @@ class TarImages:
     labels: np.ndarray
     classes: tuple[str, ...]
 
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """The tar files."""
+        return self.files
+
     def __len__(self) -> int:
         return len(self.names)
 

@@ -15,6 +15,7 @@ from natural_images.classification.architectures import create_classifier
 from natural_images.classification.batch_augment import BatchAugment
 from natural_images.classification.model_files import save_model
 from natural_images.errors import NaturalImagesError, NaturalImagesValueError
+from natural_images.output_folder import check_places
 from natural_images.splits import Splits, identity, open_splits, validation_batches
 
 if TYPE_CHECKING:
@@ -42,13 +43,15 @@ def train(experiment: "Experiment", output: Path, checkpoints: Path) -> None:
     Raises
     ------
     NaturalImagesValueError
-        The experiment is for another command, or a value in it does not fit model or machine.
+        The experiment is for another command, a value in it does not fit model or machine, or
+        `output` would replace what is no model.
     NaturalImagesDataError
         The images are not what the experiment says.
     """
     from natural_images.experiment import expect_task
 
     expect_task(experiment, "supervised")
+    check_places(output, checkpoints)
     splits = open_splits(experiment)
     torch.manual_seed(experiment.recipe.seed)
     model = create_classifier(
@@ -151,5 +154,6 @@ def save_classifier(
         std=experiment.augment.std,
         size=experiment.data.size,
         eval_crop=experiment.augment.eval_crop,
+        interpolation=experiment.augment.interpolation,
         ema=ema,
     )

@@ -8,6 +8,7 @@ import torch
 from natural_images.classification.train import averaged, fit_classifier, save_classifier
 from natural_images.experiment import expect_task
 from natural_images.masked.encoder import classifier_from, digest
+from natural_images.output_folder import check_places
 from natural_images.splits import open_splits
 
 if TYPE_CHECKING:
@@ -33,11 +34,13 @@ def finetune(experiment: "Experiment", output: Path, checkpoints: Path) -> None:
     Raises
     ------
     NaturalImagesValueError
-        The experiment is for another command, or a value in it does not fit model or machine.
+        The experiment is for another command, a value in it does not fit model or machine, or
+        `output` would replace what is no model.
     NaturalImagesDataError
         Images or weights are not what the experiment says.
     """
     expect_task(experiment, "finetune")
+    check_places(output, checkpoints)
     splits = open_splits(experiment)
     torch.manual_seed(experiment.recipe.seed)
     model = classifier_from(experiment, len(splits.classes))

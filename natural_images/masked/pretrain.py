@@ -17,8 +17,9 @@ from fastvim.training import fit
 from natural_images.batches import launched_processes, share_batch
 from natural_images.classification.augment import normalise
 from natural_images.errors import NaturalImagesError, NaturalImagesValueError
-from natural_images.experiment import expect_task
+from natural_images.experiment import expect_no_averaging, expect_task
 from natural_images.masked.reconstruction import draw, reconstruct
+from natural_images.output_folder import check_places
 from natural_images.splits import Splits, identity, open_splits, validation_batches
 
 if TYPE_CHECKING:
@@ -54,11 +55,14 @@ def pretrain(experiment: "Experiment", output: Path, checkpoints: Path) -> None:
     Raises
     ------
     NaturalImagesValueError
-        The experiment is for another command, or a value in it does not fit model or machine.
+        The experiment is for another command, a value in it does not fit model or machine, or
+        `output` would replace what is no model.
     NaturalImagesDataError
         The images are not what the experiment says.
     """
     expect_task(experiment, "pretrain")
+    expect_no_averaging(experiment)
+    check_places(output, checkpoints)
     splits = open_splits(experiment, most_validated=VALIDATED)
     torch.manual_seed(experiment.recipe.seed)
     model = _create(experiment)

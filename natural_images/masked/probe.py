@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from fastvim.classifier import ImageClassifier
 from natural_images.classification.train import fit_classifier, save_classifier
-from natural_images.errors import NaturalImagesValueError
-from natural_images.experiment import RANDOM, expect_task
+from natural_images.experiment import RANDOM, expect_no_averaging, expect_task
 from natural_images.masked.encoder import classifier_from, digest, untrained_classifier
+from natural_images.output_folder import check_places
 from natural_images.splits import open_splits
 
 if TYPE_CHECKING:
@@ -56,8 +56,13 @@ class LinearProbe(nn.Module):
         assert isinstance(linear, nn.Linear)
         assert norm.running_mean is not None
         assert norm.running_var is not None
-        weight = linear.weight.double() * (norm.running_var.double() + EPS).rsqrt()
-        bias = linear.bias.double() - weight @ norm.running_mean.double()
+        # On the CPU: Apple's GPUs have no double precision.
+        mean, variance, weight, bias = (
+            tensor.detach().cpu().double()
+            for tensor in (norm.running_mean, norm.running_var, linear.weight, linear.bias)
+        )
+        weight = weight * (variance + EPS).rsqrt()
+        bias = bias - weight @ mean
         self.backbone.reset_classifier(linear.out_features)
         head = self.backbone.get_classifier()
         assert isinstance(head, nn.Linear)
@@ -83,16 +88,14 @@ def probe(experiment: "Experiment", output: Path, checkpoints: Path) -> None:
     Raises
     ------
     NaturalImagesValueError
-        The experiment is for another command, or a value in it does not fit model or machine.
+        The experiment is for another command, a value in it does not fit model or machine, or
+        `output` would replace what is no model.
     NaturalImagesDataError
         Images or weights are not what the experiment says.
     """
     expect_task(experiment, "probe")
-    if experiment.recipe.ema_decay is not None:
-        raise NaturalImagesValueError(
-            f"{experiment.path}: recipe.ema_decay: expected none for a probe, got "
-            f"{experiment.recipe.ema_decay}"
-        )
+    expect_no_averaging(experiment)
+    check_places(output, checkpoints)
     splits = open_splits(experiment)
     classes = len(splits.classes)
     torch.manual_seed(experiment.recipe.seed)

@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from natural_images.cli import _overrides
+from natural_images.experiment import load_experiment
 
 COMMANDS = ("digits", "check", "train", "pretrain", "finetune", "probe", "evaluate", "compare")
+DIGITS = Path(__file__).parents[2] / "config" / "imagenet" / "digits.yaml"
 RUN = ("--output", "o", "--checkpoints", "c")
 
 
@@ -48,6 +51,10 @@ def test_help_names_every_command_and_imports_no_torch():
             ["train", "config/imagenet/digits.yaml", *RUN, "--data", "nowhere"],
             "error: nowhere: expected a folder of images",
         ),
+        (
+            ["evaluate", "m", "d", "--output", "o", "--model-option", "scaling_factor"],
+            "error: --model-option: expected `key=value` with a value in JSON",
+        ),
         (["compare", "nowhere", "--output", "t.md"], "error: nowhere: expected a folder of"),
     ],
 )
@@ -59,5 +66,11 @@ def test_wrong_options_are_one_line(arguments, message):
 
 
 def test_own_options_win_over_set():
-    assert _overrides(["data.path=a"], data="b") == ["data.path=a", "data.path=b"]
-    assert _overrides(None, data=None, initial="random") == ["initial=random"]
+    assert _overrides(["data.path=a"], data="b") == ["data.path=a", 'data.path="b"']
+    assert _overrides(None, data=None, initial="random") == ['initial="random"']
+
+
+@pytest.mark.parametrize("path", ["2012", "a: b", "[x", "null", "ü #1", r"C:\new"])
+def test_paths_arrive_as_they_are(path):
+    overrides = _overrides(None, data=Path(path))
+    assert load_experiment(DIGITS, overrides).data.path == Path(path)

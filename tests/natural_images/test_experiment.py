@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from natural_images.config_file import parse_options
 from natural_images.errors import NaturalImagesDataError, NaturalImagesValueError
 from natural_images.experiment import expect_task, load_experiment
 
@@ -175,6 +176,25 @@ def test_wrong_values_name_file_and_key(write, text, message):
 def test_overrides_are_keys_and_values(write, text):
     with pytest.raises(NaturalImagesValueError, match=r"--set: expected `section.key=value`"):
         load_experiment(write(MINIMAL), [text])
+
+
+@pytest.mark.parametrize("value", ["[x", "a: b: c", "2026-13-01"])
+def test_an_override_that_is_no_yaml(write, value):
+    with pytest.raises(
+        NaturalImagesValueError, match=r"^--set data.path: .* JSON or YAML"
+    ) as error:
+        load_experiment(write(MINIMAL), [f"data.path={value}"])
+    assert repr(value) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_options_of_a_model():
+    texts = ["scaling_factor=0.25", 'scan="a=b"', "rotate=true"]
+    expected = {"scaling_factor": 0.25, "scan": "a=b", "rotate": True}
+    assert parse_options(texts, "--model-option") == expected
+    for text in ("scaling_factor", "=1", "scan=rows"):
+        with pytest.raises(NaturalImagesValueError, match=f"^--model-option: .*'{text}'"):
+            parse_options([text], "--model-option")
 
 
 def test_an_unknown_override_is_not_blamed_on_the_file(write):

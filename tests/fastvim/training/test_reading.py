@@ -1,6 +1,7 @@
 import importlib
 import multiprocessing
 import os
+import pickle
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,7 +13,7 @@ import torch
 
 from fastvim.training import Recipe
 from fastvim.training.plan import StepPlan
-from fastvim.training.reading import read_ahead
+from fastvim.training.reading import _Items, read_ahead
 
 
 class Noise:
@@ -73,5 +74,30 @@ def test_an_error_in_a_process_comes_where_its_batch_would_have(here):
     items = [(np.arange(start, start + 10), 0) for start in (0, 10, 20, 30)]
     with closing(read_ahead(here.NoiseInProcesses(), items, workers=1, pin=False)) as batches:
         assert [int(next(batches)["index"][0]) for _ in range(3)] == [0, 10, 20]
-        with pytest.raises(OSError, match=r"shard-000039\.tar is torn"):
+        with pytest.raises(OSError, match=r"shard-000039\.tar is torn") as error:
             next(batches)
+        assert str(error.value) == "shard-000039.tar is torn"
+
+
+class TwoPartError(Exception):
+    """Does not survive pickling, as its arguments are not those of its base."""
+
+    def __init__(self, file: str, reason: str) -> None:
+        super().__init__(f"{file}: {reason}")
+
+
+def test_a_worker_returns_the_error_itself():
+    error = _Items(Noise())[np.array([39]), 0]
+    assert isinstance(error, OSError)
+    sent = pickle.loads(pickle.dumps(error))
+    assert (type(sent), str(sent)) == (OSError, "shard-000039.tar is torn")
+    assert "get_batch" in sent.__notes__[0], "where it happened is told too"
+
+
+def test_an_error_that_cannot_be_sent_arrives_with_its_message():
+    class Torn(Noise):
+        def get_batch(self, indices, seed):
+            raise TwoPartError("shard-000039.tar", "is torn")
+
+    sent = pickle.loads(pickle.dumps(_Items(Torn())[np.array([0]), 0]))
+    assert str(sent) == "TwoPartError: shard-000039.tar: is torn"

@@ -177,6 +177,28 @@ def test_images_that_do_not_decode_are_counted_and_named(
     assert not (tmp_path / "c").exists()
 
 
+def test_options_of_a_published_file_are_recorded(
+    saved: tuple[Path, nn.Module], tmp_path: Path
+) -> None:
+    numbered = write_images(tmp_path / "images", ("1", "3", "6"))
+    file, options = saved[0] / "model.safetensors", {"scaling_factor": 0.25}
+    tuned = evaluate(file, numbered, output=tmp_path / "a", model_options=options)
+    plain = evaluate(file, numbered, output=tmp_path / "b")
+    assert (tuned["model_options"], plain["model_options"]) == (options, {})
+    assert tuned["loss"] != plain["loss"]
+
+
+def test_images_are_resized_as_in_training(images: Path, tmp_path: Path) -> None:
+    model = build(tmp_path / "a")
+    statistics: dict[str, Any] = {"mean": MEAN, "std": STD, "size": SIZE, "eval_crop": 1.0}
+    save_model(model, tmp_path / "b", classes=CLASSES, interpolation="bilinear", **statistics)
+    bicubic, bilinear = (
+        evaluate(tmp_path / name, images, output=tmp_path / f"{name}_scores", crop=0.5)
+        for name in "ab"
+    )
+    assert bicubic["loss"] != bilinear["loss"]
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [("fastvim_tiny_patch16_224", {}), ("vit_tiny_patch16_224", {"num_heads": 2})],

@@ -81,6 +81,19 @@ def test_published_file_gets_what_imagenet_has(averaged: bool, tmp_path: Path) -
     assert describe_class("7") == "7"
 
 
+def test_options_that_a_published_file_cannot_tell(tmp_path: Path) -> None:
+    save_file(build().state_dict(), tmp_path / "tuned.safetensors")
+    model, _ = load_model(tmp_path / "tuned.safetensors", options={"scaling_factor": 0.25})
+    plain, _ = load_model(tmp_path / "tuned.safetensors")
+    images = torch.randn(2, 3, 16, 16)
+    assert not torch.allclose(model(images), plain(images))
+    with pytest.raises(NaturalImagesDataError, match="scaling_factr"):
+        load_model(tmp_path / "tuned.safetensors", options={"scaling_factr": 0.25})
+    save_model(build(), tmp_path / "m", classes="abc", **STATISTICS)
+    with pytest.raises(NaturalImagesValueError, match=r"expected no options.*scaling_factor"):
+        load_model(tmp_path / "m", options={"scaling_factor": 0.25})
+
+
 def test_missing_averaged_weights_are_told(tmp_path: Path) -> None:
     model = build()
     save_model(model, tmp_path / "m", classes="abc", **STATISTICS)

@@ -3,11 +3,12 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from natural_images.classification import samples as module
 from natural_images.classification.augment import Augment, eval_transform, train_transform
-from natural_images.classification.images import open_images
+from natural_images.classification.images import BadImage, open_images
 from natural_images.classification.loader_speed import _Batches, processor_ms, write_jpegs
 from natural_images.classification.samples import ImageSamples
 from natural_images.errors import NaturalImagesDataError, NaturalImagesValueError
@@ -22,6 +23,26 @@ def folder(tmp_path):
 @pytest.fixture
 def source(folder):
     return open_images(folder)
+
+
+class Unreadable:
+    """Black images; one in `every` cannot be read."""
+
+    classes = ("black",)
+
+    def __init__(self, count, every):
+        self.labels, self.every = np.zeros(count, np.int64), every
+
+    def __len__(self):
+        return len(self.labels)
+
+    def name(self, index):
+        return str(index)
+
+    def read(self, index):
+        if index % self.every == 0:
+            raise BadImage("unreadable")
+        return Image.new("RGB", (2, 2))
 
 
 def equal(a, b):
@@ -95,26 +116,44 @@ def test_bad_image_is_replaced_alike_in_every_run_and_reported_once(source, fold
 
 
 def test_too_many_bad_images_end_the_run(source, folder):
+    for index in range(10):
+        (folder / source.name(index)).write_bytes(b"")
+    samples = ImageSamples(source, np.arange(20), eval_transform(Augment(), 32))
+    assert samples.get_batch(np.arange(10, 20), 0)
+    with pytest.raises(NaturalImagesDataError, match=r"at most 1% .* bad.*natural-images check"):
+        samples.get_batch(np.arange(10), 0)
+    assert samples.get_batch(np.arange(10, 14), 0)
+
+
+def test_a_process_judges_long_before_it_has_read_everything():
+    many = Unreadable(100_000, every=50)
+    samples = ImageSamples(many, np.arange(len(many)), eval_transform(Augment(), 2))
+    assert samples.get_batch(np.arange(900), 0)
+    with pytest.raises(NaturalImagesDataError, match=r"got 2\d of the 10\d\d that were read"):
+        samples.get_batch(np.arange(900, 1100), 0)
+
+
+def test_one_bad_image_of_a_few_stops_nothing(source, folder):
     (folder / source.name(5)).write_bytes(b"")
     samples = ImageSamples(source, np.arange(20), eval_transform(Augment(), 32))
-    with pytest.raises(NaturalImagesDataError, match=r"at most 1% .* bad.*natural-images check"):
-        samples.get_batch(np.arange(19), 0)
-        samples.get_batch(np.array([19, 5]), 0)
-    assert samples.get_batch(np.arange(4), 0)
+    for seed in range(3):
+        samples.get_batch(np.arange(20), seed)
 
 
 def test_a_few_bad_images_do_not(source, folder, monkeypatch):
-    monkeypatch.setattr(module, "TOLERATED", 0.06)
-    (folder / source.name(5)).write_bytes(b"")
+    monkeypatch.setattr(module, "TOLERATED", 0.6)
+    for index in range(11):
+        (folder / source.name(index)).write_bytes(b"")
     samples = ImageSamples(source, np.arange(20), eval_transform(Augment(), 32))
     for seed in range(10):
         samples.get_batch(np.arange(20), seed)
 
 
-def test_nothing_but_bad_images(source, folder):
+@pytest.mark.parametrize("count", [3, 20])
+def test_nothing_but_bad_images(source, folder, count):
     for file in folder.glob("*/*"):
         file.write_bytes(b"")
-    samples = ImageSamples(source, np.arange(20), eval_transform(Augment(), 32))
+    samples = ImageSamples(source, np.arange(count), eval_transform(Augment(), 32))
     with pytest.raises(NaturalImagesDataError, match="empty file"):
         samples.get_batch(np.arange(3), 0)
 

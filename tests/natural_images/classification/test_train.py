@@ -27,6 +27,11 @@ def experiment(pictures, read_in_threads):
     return lambda *overrides: load_experiment(DIGITS, [*SMALL, f"data.path={pictures}", *overrides])
 
 
+def test_interpolation_is_kept_for_evaluation(experiment, tmp_path):
+    train(experiment("augment.interpolation=bilinear"), tmp_path / "model", tmp_path / "run")
+    assert load_model(tmp_path / "model")[1].interpolation == "bilinear"
+
+
 def test_train_writes_a_folder_with_averaged_weights(experiment, tmp_path):
     train(experiment(), tmp_path / "model", tmp_path / "run")
     model, info = load_model(tmp_path / "model")
@@ -86,6 +91,11 @@ def test_wrong_classes_and_models(experiment, tmp_path):
         train(experiment("model.name=fastvim_tinny"), tmp_path / "model", tmp_path / "run")
     with pytest.raises(NaturalImagesValueError, match="expected task supervised, got probe"):
         train(experiment("task=probe", "initial=random"), tmp_path / "model", tmp_path / "run")
+
+
+def test_a_run_inside_its_own_output(experiment, tmp_path):
+    with pytest.raises(NaturalImagesValueError, match="expected a folder outside of --output"):
+        train(experiment(), tmp_path / "model", tmp_path / "model" / "run")
 
 
 def test_loss_of_hard_targets_is_the_cross_entropy():

@@ -80,5 +80,12 @@ def test_refusals(experiment, tmp_path):
     averaging = experiment("digits_probe_random.yaml", "recipe.ema_decay=0.9")
     with pytest.raises(NaturalImagesValueError, match=r"recipe.ema_decay: expected none"):
         probe(averaging, *places)
+    averaging = experiment("digits_pretrain.yaml", *DECODER, "recipe.ema_decay=0.9")
+    with pytest.raises(NaturalImagesValueError, match=r"recipe.ema_decay: expected none"):
+        pretrain(averaging, *places)
+    for command, name in ((pretrain, "pretrain"), (finetune, "finetune"), (probe, "probe_random")):
+        start = ["initial=unread"] if name == "finetune" else []
+        with pytest.raises(NaturalImagesValueError, match="expected a folder outside of --output"):
+            command(experiment(f"digits_{name}.yaml", *start), tmp_path, tmp_path / "c")
     with pytest.raises(NaturalImagesValueError, match="expected task finetune, got probe"):
         finetune(experiment("digits_probe_random.yaml"), *places)
