@@ -15,7 +15,7 @@ rule pretrain_model:
         f"{OUT}/benchmarks/pretrain_model.tsv"
     threads: 16
     params:
-        experiment=found(config["pretrain"]),
+        experiment=lambda wildcards: found(config["pretrain"]),
         checkpoints=run_folder("pretrain", layers(config["pretrain"])),
     shell:
         "natural-images pretrain {params.experiment:q}"
