@@ -8,7 +8,9 @@ import torch
 import triton
 from torch import Tensor
 
-from fastvim_kernels.gpu import conv_pool_kernels as kernels
+from fastvim_kernels.gpu import conv_pool_forward as kernels
+from fastvim_kernels.gpu.conv_pool_backward import slide_backward
+from fastvim_kernels.gpu.conv_pool_window import BF16, FP16
 from fastvim_kernels.gpu.grid import walk
 from fastvim_kernels.gpu.math import fast_math, processors, register_cap
 from fastvim_kernels.gpu.sums import sum_parts
@@ -17,7 +19,7 @@ EACH, MEAN, MAX, PLACE = (
     mode.value for mode in (kernels.EACH, kernels.MEAN, kernels.MAX, kernels.PLACE)
 )
 
-PACKED = {torch.bfloat16: kernels.BF16.value, torch.float16: kernels.FP16.value}
+PACKED = {torch.bfloat16: BF16.value, torch.float16: FP16.value}
 
 
 class Tuning(NamedTuple):
@@ -87,7 +89,7 @@ def backward(
     run = _run(x, length, unroll, BACKWARD)
     runs = -(-length // run)
     sums = x.new_empty(batch * runs, 12, channel, dtype=torch.float32)
-    kernels.slide_backward[(batch * runs * _blocks(channel, BACKWARD),)](
+    slide_backward[(batch * runs * _blocks(channel, BACKWARD),)](
         dpooled,
         places,
         dwords,
