@@ -15,7 +15,8 @@ class DenseBackbone(ImageTrunk):
     """A trunk that returns one map for each of `out_indices`, all at the stride of a patch.
 
     A map is the LayerNorm (`outnorm_0` …) of a block's own output, without the residual stream, as
-    in the published ADE20K and COCO models.
+    in the published ADE20K and COCO models; with `residual_stream`, of the sum of both, which is
+    what the block after it sees.
     """
 
     def __init__(
@@ -23,6 +24,7 @@ class DenseBackbone(ImageTrunk):
         traversals: Sequence[Traversal] | None,
         *,
         out_indices: Sequence[int],
+        residual_stream: bool = False,
         **trunk: Any,
     ) -> None:
         super().__init__(traversals, **trunk)
@@ -33,6 +35,7 @@ class DenseBackbone(ImageTrunk):
                 f"out_indices: expected different blocks in 0..{depth - 1}, got {list(out_indices)}"
             )
         self.out_indices = sorted(known)
+        self.residual_stream = residual_stream
         for number in range(len(known)):
             self.add_module(f"outnorm_{number}", nn.LayerNorm(self.embed_dim, eps=EPS))
 
@@ -43,7 +46,9 @@ class DenseBackbone(ImageTrunk):
         """
         tokens, grid = self.tokens(x)
         maps = []
-        for number, (hidden, _) in enumerate(self.layers.states(tokens, self.out_indices)):
+        for number, (hidden, residual) in enumerate(self.layers.states(tokens, self.out_indices)):
+            if self.residual_stream and residual is not None:
+                hidden = hidden + residual
             normed = self.get_submodule(f"outnorm_{number}")(hidden)
             maps.append(self.on_grid(normed, grid).permute(0, 3, 1, 2))
         return maps
@@ -64,6 +69,7 @@ class DenseFastVim(DenseBackbone):
         rotate_every_block: bool = True,
         scanpath_type: str = "rowwise",
         if_abs_pos_embed: bool = True,
+        residual_stream: bool = False,
         **encoder: Unpack[EncoderOptions],
     ) -> None:
         options = {"rms_norm": False, **given(locals())}
@@ -86,6 +92,7 @@ class DenseVim(DenseBackbone):
         out_indices: Sequence[int] = (5, 11, 17, 23),
         scanpath_type: str = "rowwise",
         if_abs_pos_embed: bool = True,
+        residual_stream: bool = False,
         **encoder: Unpack[EncoderOptions],
     ) -> None:
         options = {"rms_norm": False, **given(locals())}

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ from fastvim.training.recipe import Recipe
 from fastvim.training.step import Loss, OnBatch, Stepper, Validate
 
 # These decide speed and memory, not what is learned, so a run may resume with others.
-_FREE_KEYS = {"accumulation", "num_workers", "checkpoint_every_steps"}
+_FREE_KEYS = {"accumulation", "num_workers", "checkpoint_every_steps", "validate_every_steps"}
 # Checkpoints from before these keys lack them, and were trained as their defaults say.
 _LATER_KEYS = {
     *("optimizer", "momentum", "warmup_lr", "warmup_endpoint"),
-    *("decay", "layer_decay", "ema_decay"),
+    *("decay", "layer_decay", "ema_decay", "schedule", "milestones", "undecayed", "lr_scales"),
+    *("steps", "warmup_steps"),
 }
 
 
@@ -60,9 +61,10 @@ def fit(
     directory
         Gets ``checkpoints/``, ``train.csv``, ``validation.csv`` and ``tensorboard/``.
     validate
-        ``validate(model) -> {metric: value}``, after every epoch on the main process, in evaluation
-        mode and without gradients; the other processes wait. With ``ema_decay`` it is called once
-        more with the averaged weights in `model`, and the curves get ``ema_<metric>`` too.
+        ``validate(model) -> {metric: value}``, after every epoch, or as often as the recipe says,
+        and at the end; on the main process, in evaluation mode and without gradients; the other
+        processes wait. With ``ema_decay`` it is called once more with the averaged weights in
+        `model`, and the curves get ``ema_<metric>`` too.
     on_batch
         ``on_batch(batch, generator) -> batch``: augmentation of a batch on the device, all of its
         randomness from `generator`, which lives on the CPU.
@@ -138,7 +140,7 @@ def _train(
             if curves is not None:
                 speed = {"images_per_s": progress.images_per_s}
                 curves.write("train", done, {"epoch": epoch, **values, **speed})
-            if validate is not None and done % plan.steps_per_epoch == 0:
+            if validate is not None and plan.validates_after(done):
                 if curves is not None:
                     curves.write("validation", done, {"epoch": epoch, **stepper.validate(validate)})
                 accelerator.wait_for_everyone()
@@ -152,11 +154,11 @@ def _train(
 
 def _fingerprint(model: nn.Module, plan: StepPlan, identity: Mapping[str, Any]) -> dict[str, Any]:
     """Collect what must be the same for a run to continue another, under names for an error."""
-    defaults = {f.name: f.default for f in fields(Recipe) if f.name in _LATER_KEYS}
+    defaults = asdict(Recipe())
     recipe = {
         key: value
         for key, value in asdict(plan.recipe).items()
-        if key not in _FREE_KEYS and (key not in defaults or value != defaults[key])
+        if key not in _FREE_KEYS and (key not in _LATER_KEYS or value != defaults[key])
     }
     shapes = [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
     return {

@@ -2,13 +2,14 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from fastvim.training.parameter_groups import layer_decay_groups, parameter_groups
 from fastvim.training.plan import StepPlan
 from fastvim.training.recipe import Recipe
-from fastvim.training.schedules import cosine_schedule
+from fastvim.training.schedules import cosine_schedule, linear_schedule, step_schedule
 
 
 class ScheduledOptimizer:
@@ -28,14 +29,7 @@ class ScheduledOptimizer:
         else:
             self.torch = torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas)
         self.parameters = [p for group in self.torch.param_groups for p in group["params"]]
-        self._lr = cosine_schedule(
-            recipe.lr,
-            recipe.min_lr,
-            steps=plan.steps,
-            warmup_steps=recipe.warmup_epochs * plan.steps_per_epoch,
-            warmup_start=recipe.warmup_lr,
-            warmup_endpoint=recipe.warmup_endpoint,
-        )
+        self._lr = _rates(plan)
         self._weight_decay = cosine_schedule(
             recipe.weight_decay, recipe.weight_decay_end, steps=plan.steps
         )
@@ -49,8 +43,25 @@ class ScheduledOptimizer:
         return {"lr": lr, "weight_decay": decay}
 
 
+def _rates(plan: StepPlan) -> np.ndarray:
+    """The learning rate of every step."""
+    recipe = plan.recipe
+    options: dict[str, Any] = {
+        "steps": plan.steps,
+        "warmup_steps": plan.warmup_steps,
+        "warmup_start": recipe.warmup_lr,
+        "warmup_endpoint": recipe.warmup_endpoint,
+    }
+    if recipe.schedule == "steps":
+        return step_schedule(recipe.lr, milestones=recipe.milestones, **options)
+    falling = linear_schedule if recipe.schedule == "linear" else cosine_schedule
+    return falling(recipe.lr, recipe.min_lr, **options)
+
+
 def _groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """Groups whose "weight_decay" is the factor on the scheduled one: 0, or 1 also where absent."""
     if recipe.layer_decay is not None:
         return layer_decay_groups(model, weight_decay=1.0, layer_decay=recipe.layer_decay)
-    return parameter_groups(model, decay=recipe.decay)
+    return parameter_groups(
+        model, decay=recipe.decay, undecayed=recipe.undecayed, lr_scales=recipe.lr_scales
+    )

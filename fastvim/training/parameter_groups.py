@@ -1,6 +1,6 @@
 """Groups of parameters for an optimiser: which are decayed, and how fast each block learns."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import nn
@@ -10,20 +10,46 @@ from fastvim.training.recipe import Decay
 _EMBEDDINGS = ("patch_embed", "pos_embed", "cls_token")
 
 
-def parameter_groups(model: nn.Module, *, decay: Decay = "matrices") -> list[dict[str, Any]]:
-    """Two groups for an optimiser: the decayed parameters first, then the others at decay 0.
+def parameter_groups(
+    model: nn.Module,
+    *,
+    decay: Decay = "matrices",
+    undecayed: Collection[str] = (),
+    lr_scales: Mapping[str, float] | None = None,
+) -> list[dict[str, Any]]:
+    """Groups for an optimiser: the decayed parameters first, then the others at decay 0.
 
     Biases and 1-D tensors (norm weights, the scan's ``D``) are not decayed; everything else is,
     ``A_log``, convolutions and position and channel embeddings included, as in the published
-    training. The published MAE pre-training decays "all" of them: then there is one group.
-    Parameters that need no gradient are left out.
+    training. The published MAE pre-training decays "all" of them.
+
+    undecayed
+        Parts of names: a parameter is not decayed that has one of them, ``norm`` or ``.D`` say.
+    lr_scales
+        Factors by parts of names, "lr_scale" of a group of their own; the first that fits counts.
+
+    Parameters that need no gradient are left out. A part that fits no name raises ValueError: it
+    is misspelt, or for another model.
     """
+    scales = lr_scales or {}
     trained = _trained(model)
-    if decay == "all":
-        return [{"params": [p for _, p in trained]}]
-    decayed = [p for name, p in trained if _is_decayed(name, p)]
-    others = [p for name, p in trained if not _is_decayed(name, p)]
-    return [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    for part in (*undecayed, *scales):
+        if not any(part in name for name, _ in trained):
+            raise ValueError(
+                f"{type(model).__name__}: expected parameters with {part!r} in their names, as "
+                "undecayed or lr_scales say, found none"
+            )
+    # Checkpoints know a group by its place, so these are there even where they are empty.
+    groups: dict[tuple[bool, float], dict[str, Any]] = {(True, 1.0): {"params": []}}
+    if decay != "all":
+        groups[False, 1.0] = {"params": [], "weight_decay": 0.0}
+    for name, parameter in trained:
+        decayed = decay == "all" or _is_decayed(name, parameter)
+        decayed = decayed and not any(part in name for part in undecayed)
+        scale = next((factor for part, factor in scales.items() if part in name), 1.0)
+        group = {"params": [], "lr_scale": scale, "weight_decay": float(decayed)}
+        groups.setdefault((decayed, scale), group)["params"].append(parameter)
+    return list(groups.values())
 
 
 def layer_decay_groups(

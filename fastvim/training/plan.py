@@ -46,7 +46,23 @@ class StepPlan:
     @property
     def steps(self) -> int:
         """Optimiser steps in the whole run."""
+        if self.recipe.steps is not None:
+            return self.recipe.steps
         return self.steps_per_epoch * self.recipe.epochs
+
+    @property
+    def warmup_steps(self) -> int:
+        """Those of them in which the learning rate rises."""
+        if self.recipe.warmup_steps is not None:
+            return self.recipe.warmup_steps
+        return self.steps_per_epoch * self.recipe.warmup_epochs
+
+    def validates_after(self, done: int) -> bool:
+        """Whether the model is validated when `done` steps are."""
+        every = self.recipe.validate_every_steps
+        # By steps the last would be missed where they do not divide; by epochs none is left over
+        # unless the recipe counts steps.
+        return done % (every or self.steps_per_epoch) == 0 or done == self.steps
 
     def epoch(self, step: int) -> int:
         """Epoch of a 0-based step, counted from 1."""

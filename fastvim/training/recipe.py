@@ -1,13 +1,15 @@
 """The numbers of a training run."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 Precision = Literal["no", "bf16", "fp16"]
 Optimizer = Literal["adamw", "sgd"]
 Decay = Literal["matrices", "all"]
+Schedule = Literal["cosine", "linear", "steps"]
 
-_CHOICES = {"precision": Precision, "optimizer": Optimizer, "decay": Decay}
+_CHOICES = {"precision": Precision, "optimizer": Optimizer, "decay": Decay, "schedule": Schedule}
 
 
 @dataclass(frozen=True)
@@ -16,12 +18,18 @@ class Recipe:
 
     epochs, warmup_epochs
         Passes over the data, and how many of them the learning rate rises.
+    steps, warmup_steps, validate_every_steps
+        The same in optimiser steps, for recipes that count those; they go before the numbers of
+        epochs, and without the last the model is validated after every epoch.
     batch_size
         Samples an optimiser step sees, over all processes and accumulated parts.
     base_lr, lr_scale_batch, min_lr, warmup_lr
         The peak learning rate is ``base_lr * batch_size / lr_scale_batch``. It is reached from
-        `warmup_lr`, the rate of the first step, and a cosine takes it to `min_lr`; these two are
+        `warmup_lr`, the rate of the first step, and `schedule` takes it to `min_lr`; these two are
         not scaled.
+    schedule, milestones
+        "cosine", "linear", or "steps", which divides the rate by ten after each number of steps in
+        `milestones` and knows no `min_lr`.
     warmup_endpoint
         Whether the warm-up ends on the peak rate; without it, one increment below, as in MAE.
     optimizer
@@ -33,6 +41,10 @@ class Recipe:
     decay
         What is decayed: "matrices", all but biases and 1-D tensors, or "all", as in MAE's
         pre-training.
+    undecayed
+        Parts of parameter names; what has one of them is not decayed either.
+    lr_scales
+        Factors on the learning rate of parameters by a part of their names.
     layer_decay
         Factor on the learning rate of every second block from the head down, as in
         `layer_decay_groups`; None lets all learn alike.
@@ -55,18 +67,25 @@ class Recipe:
 
     epochs: int = 100
     warmup_epochs: int = 10
+    steps: int | None = None
+    warmup_steps: int | None = None
+    validate_every_steps: int | None = None
     batch_size: int = 256
     base_lr: float = 1e-3
     lr_scale_batch: int = 256
     min_lr: float = 1e-6
     warmup_lr: float = 0.0
     warmup_endpoint: bool = True
+    schedule: Schedule = "cosine"
+    milestones: tuple[int, ...] = ()
     optimizer: Optimizer = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
     momentum: float = 0.9
     weight_decay: float = 0.04
     weight_decay_end: float = 0.4
     decay: Decay = "matrices"
+    undecayed: tuple[str, ...] = ()
+    lr_scales: Mapping[str, float] = field(default_factory=dict)
     layer_decay: float | None = None
     ema_decay: float | None = None
     clip_grad_norm: float | None = None
@@ -88,6 +107,10 @@ class Recipe:
             self._check(key, _is_integer(self._value(key), least=1), "a whole number from 1")
         for key in ("warmup_epochs", "seed"):
             self._check(key, _is_integer(self._value(key), least=0), "a whole number from 0")
+        for key, least in (("steps", 1), ("warmup_steps", 0), ("validate_every_steps", 1)):
+            value = self._value(key)
+            valid = value is None or _is_integer(value, least=least)
+            self._check(key, valid, f"None or a whole number from {least}")
         self._check("base_lr", _is_number(self.base_lr) and self.base_lr > 0, "a number above 0")
         for key in ("min_lr", "warmup_lr", "weight_decay", "weight_decay_end"):
             value = self._value(key)
@@ -95,6 +118,10 @@ class Recipe:
         self._check(
             "warmup_epochs", self.warmup_epochs <= self.epochs, f"at most epochs ({self.epochs})"
         )
+        if self.steps is not None and self.warmup_steps is not None:
+            self._check(
+                "warmup_steps", self.warmup_steps <= self.steps, f"at most steps ({self.steps})"
+            )
         for key in ("min_lr", "warmup_lr"):
             below = self._value(key) <= self.lr
             self._check(key, below, f"at most the peak rate ({self.lr:g})")
@@ -102,6 +129,8 @@ class Recipe:
         for key, choices in _CHOICES.items():
             options = get_args(choices)
             self._check(key, self._value(key) in options, f"one of {list(options)}")
+        self._check_schedule()
+        self._check_names()
         betas = self.betas
         self._check(
             "betas",
@@ -131,6 +160,43 @@ class Recipe:
     def lr(self) -> float:
         """Peak learning rate at this batch size."""
         return self.base_lr * self.batch_size / self.lr_scale_batch
+
+    def _check_schedule(self) -> None:
+        marks = self.milestones
+        self._check(
+            "milestones",
+            isinstance(marks, tuple | list) and all(_is_integer(m, least=1) for m in marks),
+            "a list of whole numbers from 1",
+        )
+        in_steps = self.schedule == "steps"
+        self._check(
+            "milestones",
+            bool(marks) == in_steps,
+            "some where schedule is 'steps'" if in_steps else "none unless schedule is 'steps'",
+        )
+        object.__setattr__(self, "milestones", tuple(marks))
+
+    def _check_names(self) -> None:
+        parts, scales = self.undecayed, self.lr_scales
+        self._check(
+            "undecayed",
+            isinstance(parts, tuple | list) and all(isinstance(p, str) and p for p in parts),
+            "a list of parts of parameter names",
+        )
+        self._check(
+            "lr_scales",
+            isinstance(scales, Mapping)
+            and all(isinstance(p, str) and _is_number(f) and f >= 0 for p, f in scales.items()),
+            "a number from 0 by part of a parameter's name",
+        )
+        named = bool(parts or scales)
+        self._check(
+            "layer_decay",
+            self.layer_decay is None or not named,
+            "None beside undecayed or lr_scales, which make groups of their own",
+        )
+        object.__setattr__(self, "undecayed", tuple(parts))
+        object.__setattr__(self, "lr_scales", dict(scales))
 
     def _value(self, key: str) -> Any:
         return getattr(self, key)

@@ -46,6 +46,7 @@ DEFAULTS = {
     "final_pool_type": "mean",
     "norm_pix_loss": True,
     "mirrored_rows": False,
+    "residual_stream": False,
 }
 DEFAULTS_OF = {
     "Vim": {"class_token": "middle"},
@@ -309,11 +310,13 @@ def oracle_classifier(o, w, image):
 
 
 def oracle_dense(o, w, image):
-    """DenseFastVim and DenseVim: maps are the blocks' own outputs, without the residual stream."""
+    """DenseFastVim and DenseVim: maps of the blocks' own outputs, or of the residual stream."""
     states = blocks(embed_image(o, w, image), w, o)
     outputs = {}
     for number, block in enumerate(sorted(index % o.depth for index in o.out_indices)):
-        hidden, _ = states[block]
+        hidden, residual = states[block]
+        if o.residual_stream:
+            hidden = {place: hidden[place] + residual[place] for place in hidden}
         normed = {place: layer_norm(v, w, f"outnorm_{number}") for place, v in hidden.items()}
         outputs[f"map {number}"] = image_map(normed, o).transpose(2, 0, 1)
     return outputs
@@ -561,6 +564,7 @@ def image_cases(name):
     cases += vary(name, {**axes, "scanpath_type": PATHS, "if_abs_pos_embed": ON_OFF})
     if "Dense" in name:
         cases += vary(name, {"out_indices": [(1,), (-1,), (-1, 0)], "scanpath_type": PATHS})
+        cases += vary(name, {"residual_stream": [True], "scanpath_type": PATHS})
     else:
         cases += vary(name, {"final_pool_type": POOLS, "scanpath_type": PATHS})
         cases += [Case(name, {"num_classes": 0})]

@@ -92,3 +92,30 @@ def test_factors_hold_after_the_groups_of_an_older_checkpoint_are_restored():
     optimizer.torch.load_state_dict(state)
     optimizer.schedule(0)
     assert [(g["lr"], g["weight_decay"]) for g in optimizer.torch.param_groups] == before
+
+
+def test_parts_of_names_choose_what_is_not_decayed_and_what_learns_slower():
+    keys = {"weight_decay": 0.05, "weight_decay_end": 0.05, "base_lr": 0.1, "decay": "all"}
+    got = rates(
+        Blocks(), 9, **keys, undecayed=["pos_embed"], lr_scales={"pos_embed": 0.5, "head.b": 0.25}
+    )
+    lr = cosine_schedule(0.1, 1e-6, steps=STEPS, warmup_steps=4)[9]
+    assert got["pos_embed"] == (0.5 * lr, 0)
+    assert got["head.bias"] == (0.25 * lr, 0.05)
+    assert got["layers.0.weight"] == got["head.weight"] == (lr, 0.05)
+
+
+def test_a_part_that_no_name_has_is_refused():
+    with pytest.raises(ValueError, match=r"Blocks: expected parameters with 'pos_emb_' in"):
+        rates(Blocks(), 0, undecayed=["pos_emb_"])
+
+
+@pytest.mark.parametrize(("step", "factor"), [(3, 1.0), (9, 1.0), (10, 0.1), (15, 0.01)])
+def test_rate_in_steps(step, factor):
+    got = rates(Blocks(), step, base_lr=0.1, schedule="steps", milestones=[10, 15])
+    assert got["head.weight"][0] == pytest.approx(0.1 * factor)
+
+
+def test_rate_on_a_line():
+    got = rates(Blocks(), 12, base_lr=0.1, min_lr=0.0, schedule="linear")
+    assert got["head.weight"][0] == pytest.approx(0.05)

@@ -86,3 +86,15 @@ def test_batch_that_cannot_be_shared_out_is_refused():
 def test_less_than_a_batch_of_data_is_refused():
     with pytest.raises(ValueError, match=r"one batch of 8 samples, got 7\. Lower batch_size"):
         plan(samples=7)
+
+
+def test_recipes_that_count_steps_end_and_validate_by_them():
+    chosen = plan(steps=7, warmup_steps=2, validate_every_steps=3)
+    assert (chosen.steps, chosen.warmup_steps) == (7, 2)
+    assert len(indices(chosen)) == 7
+    assert [done for done in range(1, 8) if chosen.validates_after(done)] == [3, 6, 7]
+
+
+def test_epochs_are_validated_one_by_one():
+    chosen = plan()
+    assert [done for done in range(1, 7) if chosen.validates_after(done)] == [2, 4, 6]

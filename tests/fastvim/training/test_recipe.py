@@ -55,6 +55,12 @@ def test_betas_from_a_list_become_a_tuple():
         ("num_workers", 0, "a whole number from 1, got 0"),
         ("checkpoint_every_steps", 0, "a whole number from 1, got 0"),
         ("seed", -1, "a whole number from 0, got -1"),
+        ("steps", 0, "None or a whole number from 1, got 0"),
+        ("validate_every_steps", 1.5, "None or a whole number from 1, got 1.5"),
+        ("schedule", "poly", "one of ['cosine', 'linear', 'steps'], got 'poly'."),
+        ("milestones", [10], "none unless schedule is 'steps', got [10]"),
+        ("undecayed", "norm", "a list of parts of parameter names, got 'norm'"),
+        ("lr_scales", {"pos_embed": -1}, "a number from 0 by part of a parameter's name"),
     ],
 )
 def test_wrong_value_is_refused_by_its_key(key, value, expected):
@@ -68,8 +74,18 @@ def test_layer_decay_has_its_own_rule_for_what_is_decayed():
         Recipe(layer_decay=0.75, decay="all")
 
 
+def test_warmup_in_steps_fits_the_run():
+    with pytest.raises(ValueError, match=r"'warmup_steps': expected at most steps \(10\), got 11"):
+        Recipe(steps=10, warmup_steps=11)
+
+
+def test_layer_decay_goes_alone():
+    with pytest.raises(ValueError, match="'layer_decay': expected None beside undecayed"):
+        Recipe(layer_decay=0.75, undecayed=["norm"])
+
+
 def test_a_wrong_word_gets_no_advice_on_numbers():
-    for key in ("optimizer", "decay", "precision", "warmup_endpoint"):
+    for key in ("optimizer", "decay", "precision", "schedule", "warmup_endpoint"):
         with pytest.raises(ValueError, match=f"'{key}'") as error:
             Recipe(**{key: "adam"})
         assert "number" not in str(error.value)

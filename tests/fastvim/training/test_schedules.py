@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fastvim.training import Recipe, cosine_schedule
+from fastvim.training.schedules import linear_schedule, step_schedule
 
 
 def test_warmup_holds_both_ends_and_the_cosine_starts_at_the_top_again():
@@ -75,3 +76,13 @@ def test_equals_the_rate_mae_computes_at_every_iteration(
     )
     # Close to the end of a cosine that falls to 0, rounding is of the peak and not of the value.
     np.testing.assert_allclose(values, expected, rtol=1e-12, atol=1e-15 * recipe.lr)
+
+
+def test_a_line_falls_from_the_top_of_the_warmup():
+    values = linear_schedule(1.0, 0.0, steps=6, warmup_steps=2, warmup_start=0.5)
+    np.testing.assert_allclose(values, [0.5, 1.0, 1.0, 0.75, 0.5, 0.25], rtol=1e-15)
+
+
+def test_steps_divide_the_rate_by_ten_after_each_milestone():
+    values = step_schedule(1.0, milestones=(5, 3), steps=6, warmup_steps=2, warmup_start=0.5)
+    np.testing.assert_allclose(values, [0.5, 1.0, 1.0, 0.1, 0.1, 0.01], rtol=1e-15)
