@@ -5,7 +5,7 @@ from snakemake.exceptions import WorkflowError
 # One module a workflow; `snakemake --cores 2 jumpcp_train` runs the target `train` of jumpcp.
 # What a file given with --configfile says of a workflow stands alone, it is not merged into the
 # demonstration of that workflow.
-WORKFLOWS = ("jumpcp", "imagenet", "mae")
+WORKFLOWS = ("jumpcp", "imagenet", "mae", "ade20k", "coco")
 unknown = sorted(set(config) - set(WORKFLOWS))
 if unknown:
     raise WorkflowError(
@@ -24,6 +24,16 @@ if "imagenet" not in config:
 if "mae" not in config:
 
     configfile: os.path.join(workflow.basedir, "config", "mae.yaml")
+
+
+if "ade20k" not in config:
+
+    configfile: os.path.join(workflow.basedir, "config", "ade20k.yaml")
+
+
+if "coco" not in config:
+
+    configfile: os.path.join(workflow.basedir, "config", "coco.yaml")
 
 
 module jumpcp:
@@ -54,3 +64,23 @@ module mae:
 
 
 use rule * from mae as mae_*
+
+
+module ade20k:
+    snakefile:
+        "workflows/ade20k/Snakefile"
+    config:
+        config["ade20k"]
+
+
+use rule * from ade20k as ade20k_*
+
+
+module coco:
+    snakefile:
+        "workflows/coco/Snakefile"
+    config:
+        config["coco"]
+
+
+use rule * from coco as coco_*

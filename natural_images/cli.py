@@ -4,7 +4,6 @@ Modules are imported inside the commands, so that ``natural-images --help`` answ
 """
 
 import errno
-import json
 import logging
 import os
 import sys
@@ -14,6 +13,16 @@ from typing import Annotated
 
 import typer
 
+from natural_images import dense_cli
+from natural_images.cli_options import (
+    Checkpoints,
+    Data,
+    ModelOptions,
+    Output,
+    Overrides,
+    Precision,
+    with_paths,
+)
 from natural_images.errors import NaturalImagesError
 
 app = typer.Typer(
@@ -21,28 +30,20 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    help="FastVim on natural images: the published ImageNet and MAE experiments, and the same "
-    "small on handwritten digits. [bold]train[/bold] learns from scratch; [bold]pretrain[/bold] "
-    "learns without labels, [bold]finetune[/bold] and [bold]probe[/bold] go on from there; "
-    "[bold]evaluate[/bold] scores what came out and [bold]compare[/bold] makes one table of "
-    "several. To try it: `natural-images digits data/digits`, then `natural-images train "
-    "config/imagenet/digits.yaml --output digits --checkpoints digits_run`.",
-)
-
-SET_HELP = "Replace a value of the YAML, `section.key=value`; repeat. Example: recipe.epochs=30."
-CHECKPOINTS_HELP = "Folder of checkpoints and curves; a killed run resumes from it."
-MODEL_OPTION_HELP = (
-    "What a published checkpoint file does not tell of its model, `key=value` with a value in "
-    "JSON; repeat. FastVim fine-tuned after MAE needs scaling_factor=0.25."
+    help="FastVim on natural images: the published ImageNet, MAE, ADE20K and COCO experiments, and "
+    "the same small on handwritten digits and drawn shapes. [bold]train[/bold] learns from "
+    "scratch; [bold]pretrain[/bold] learns without labels, [bold]finetune[/bold] and "
+    "[bold]probe[/bold] go on from there; [bold]evaluate[/bold] scores what came out and "
+    "[bold]compare[/bold] makes one table of several. [bold]train-segmentation[/bold] and "
+    "[bold]train-detection[/bold] have their own [bold]evaluate-…[/bold], and "
+    "[bold]segment[/bold] and [bold]detect[/bold] take any photographs. To try it: "
+    "`natural-images digits data/digits`, then `natural-images train config/imagenet/digits.yaml "
+    "--output digits --checkpoints digits_run`.",
 )
 
 Config = Annotated[
     Path, typer.Argument(help="The experiment (.yaml); config/imagenet and config/mae have some.")
 ]
-Output = Annotated[Path, typer.Option(help="Model folder to write, when training has ended.")]
-Checkpoints = Annotated[Path, typer.Option(help=CHECKPOINTS_HELP)]
-Overrides = Annotated[list[str] | None, typer.Option("--set", help=SET_HELP)]
-Data = Annotated[Path | None, typer.Option(help="Images, instead of the YAML's data.path.")]
 Initial = Annotated[
     Path | None,
     typer.Option(help="Folder of `pretrain`, or a published checkpoint, instead of the YAML's."),
@@ -61,13 +62,6 @@ class Weights(StrEnum):
 
     plain = "plain"
     ema = "ema"
-
-
-class Precision(StrEnum):
-    """Of matrix products in evaluation."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
 
 
 @app.command()
@@ -119,7 +113,7 @@ def train(
     """
     from natural_images.experiment import load_experiment
 
-    experiment = load_experiment(config, _overrides(overrides, data=data))
+    experiment = load_experiment(config, with_paths(overrides, data=data))
     from natural_images.classification import train as stage
 
     stage.train(experiment, output, checkpoints)
@@ -139,7 +133,7 @@ def pretrain(
     """
     from natural_images.experiment import load_experiment
 
-    experiment = load_experiment(config, _overrides(overrides, data=data))
+    experiment = load_experiment(config, with_paths(overrides, data=data))
     from natural_images.masked import pretrain as stage
 
     stage.pretrain(experiment, output, checkpoints)
@@ -157,7 +151,7 @@ def finetune(
     """Train a pre-trained encoder, all of it, to classify."""
     from natural_images.experiment import load_experiment
 
-    experiment = load_experiment(config, _overrides(overrides, data=data, initial=initial))
+    experiment = load_experiment(config, with_paths(overrides, data=data, initial=initial))
     from natural_images.masked import finetune as stage
 
     stage.finetune(experiment, output, checkpoints)
@@ -178,7 +172,7 @@ def probe(
     """
     from natural_images.experiment import load_experiment
 
-    experiment = load_experiment(config, _overrides(overrides, data=data, initial=initial))
+    experiment = load_experiment(config, with_paths(overrides, data=data, initial=initial))
     from natural_images.masked import probe as stage
 
     stage.probe(experiment, output, checkpoints)
@@ -211,9 +205,7 @@ def evaluate(
             "--all-classes", help="Choose among all classes, not only those the images have."
         ),
     ] = False,
-    model_options: Annotated[
-        list[str] | None, typer.Option("--model-option", help=MODEL_OPTION_HELP)
-    ] = None,
+    model_options: ModelOptions = None,
 ) -> None:
     """Score a classifier: top-1, top-5, loss, calibration, speed, and what it confuses."""
     from natural_images.classification import evaluate as stage
@@ -248,12 +240,7 @@ def compare(
     typer.echo(output.read_text(), nl=False)
 
 
-def _overrides(texts: list[str] | None, **paths: Path | None) -> list[str]:
-    """Options of their own as the overrides they stand for, after those of --set."""
-    keys = {"data": "data.path", "initial": "initial"}
-    # As JSON, or a folder called 2012 would be a number and `a: b` a mapping.
-    given = [f"{keys[n]}={json.dumps(str(path))}" for n, path in paths.items() if path is not None]
-    return [*(texts or ()), *given]
+app.add_typer(dense_cli.app)
 
 
 def main() -> None:

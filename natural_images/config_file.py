@@ -101,7 +101,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise NaturalImagesDataError(
             f"{path}: no such configuration ({error.strerror}). The published ones lie in "
-            "config/imagenet and config/mae"
+            "config/imagenet, mae, ade20k and coco"
         ) from error
     except yaml.YAMLError as error:
         raise NaturalImagesDataError(f"{path}: not YAML: {error}") from error

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from natural_images.cli import _overrides
+from natural_images.cli_options import with_paths
 from natural_images.experiment import load_experiment
 
-COMMANDS = ("digits", "check", "train", "pretrain", "finetune", "probe", "evaluate", "compare")
+COMMANDS = (
+    *("digits", "check", "train", "pretrain", "finetune", "probe", "evaluate", "compare"),
+    *("shapes", "train-segmentation", "evaluate-segmentation", "segment"),
+    *("train-detection", "evaluate-detection", "detect"),
+)
 DIGITS = Path(__file__).parents[2] / "config" / "imagenet" / "digits.yaml"
 RUN = ("--output", "o", "--checkpoints", "c")
 
@@ -56,6 +60,17 @@ def test_help_names_every_command_and_imports_no_torch():
             "error: --model-option: expected `key=value` with a value in JSON",
         ),
         (["compare", "nowhere", "--output", "t.md"], "error: nowhere: expected a folder of"),
+        (["shapes", "s", "--size", "8"], "error: shapes: expected size to be at least 64, got 8"),
+        (["train-segmentation", "nowhere.yaml", *RUN], "error: nowhere.yaml: no such config"),
+        (
+            ["train-segmentation", "config/ade20k/shapes.yaml", *RUN, "--set", "recipe.step=3"],
+            "error: --set: unknown key 'recipe.step'. Did you mean steps",
+        ),
+        (["train-detection", "nowhere.yaml", *RUN], "error: nowhere.yaml: no such config"),
+        (
+            ["train-detection", "config/coco/shapes.yaml", *RUN, "--set", "augment.sise=3"],
+            "error: --set: unknown key 'augment.sise'. Did you mean size",
+        ),
     ],
 )
 def test_wrong_options_are_one_line(arguments, message):
@@ -66,11 +81,11 @@ def test_wrong_options_are_one_line(arguments, message):
 
 
 def test_own_options_win_over_set():
-    assert _overrides(["data.path=a"], data="b") == ["data.path=a", 'data.path="b"']
-    assert _overrides(None, data=None, initial="random") == ['initial="random"']
+    assert with_paths(["data.path=a"], data="b") == ["data.path=a", 'data.path="b"']
+    assert with_paths(None, data=None, initial="random") == ['initial="random"']
 
 
 @pytest.mark.parametrize("path", ["2012", "a: b", "[x", "null", "ü #1", r"C:\new"])
 def test_paths_arrive_as_they_are(path):
-    overrides = _overrides(None, data=Path(path))
+    overrides = with_paths(None, data=Path(path))
     assert load_experiment(DIGITS, overrides).data.path == Path(path)

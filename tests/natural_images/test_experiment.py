@@ -203,7 +203,7 @@ def test_an_unknown_override_is_not_blamed_on_the_file(write):
 
 
 def test_a_missing_file_says_where_the_published_ones_are(tmp_path):
-    with pytest.raises(NaturalImagesDataError, match="config/imagenet and config/mae"):
+    with pytest.raises(NaturalImagesDataError, match="config/imagenet, mae, ade20k and coco"):
         load_experiment(tmp_path / "nowhere.yaml")
 
 

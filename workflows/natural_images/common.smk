@@ -19,8 +19,8 @@ def found(path):
 
 
 def images(wildcards):
-    """The image folder; the demonstration's is drawn first."""
-    return config["data"] or config["digits"]
+    """The image folder; the demonstration's, which the Snakefile names, is drawn first."""
+    return config["data"] or DRAWN
 
 
 def layers(path):

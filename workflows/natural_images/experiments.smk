@@ -1,4 +1,4 @@
-"""What several rules ask of the configuration."""
+"""What rules ask of a configuration that lists experiments."""
 
 EXPERIMENTS = [experiment["name"] for experiment in config["experiments"]]
 

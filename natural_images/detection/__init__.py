@@ -1,0 +1,1 @@
+"""Detection of instances on COCO: boxes, classes and masks."""

@@ -1,0 +1,114 @@
+"""Find objects in photographs: a picture and a JSON of each."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+
+from fastvim.files import atomic_path
+from natural_images.classification.folder import SUFFIXES
+from natural_images.dense_run import Precision, check_run, default_device
+from natural_images.detection.augment import AugmentSection, fill_colour, fit
+from natural_images.detection.coco import read_image
+from natural_images.detection.detector import load_detector
+from natural_images.detection.pictures import draw_instances, save_png
+from natural_images.detection.predictions import Finder
+from natural_images.errors import NaturalImagesDataError, NaturalImagesValueError
+
+log = logging.getLogger(__name__)
+
+
+def detect(
+    model_path: Path,
+    images: Sequence[Path],
+    *,
+    output: Path,
+    score: float = 0.5,
+    precision: Precision = "float32",
+    device: str | None = None,
+    backbone: str | None = None,
+) -> list[dict[str, Any]]:
+    """Find the objects in photographs of any size.
+
+    Parameters
+    ----------
+    model_path
+        A model folder of training, or a published checkpoint file.
+    images
+        Files, or folders of them.
+    output
+        Folder for ``<name>.png``, the photograph with masks, boxes, classes and scores drawn over,
+        and ``<name>.json``: what this function returns of the image. A photograph from a folder
+        keeps its path below it.
+    score
+        Least score of what is kept.
+    device
+        By default "cuda" where there is one.
+    backbone
+        Name in fastvim of the backbone of a published Vim's file, which does not tell.
+
+    Returns
+    -------
+    One dict an image: ``image`` (its path), ``width``, ``height`` (px) and ``objects``, the surest
+    first, each with ``class``, ``category_id``, ``score``, ``bbox`` (x, y, width, height in px) and
+    ``segmentation`` (mask of the image's size in COCO's compressed run lengths).
+
+    Raises
+    ------
+    NaturalImagesValueError, NaturalImagesDataError
+        Where an option, the model or an image does not serve.
+    """
+    check_run(precision=precision)
+    if not 0 <= score <= 1:
+        raise NaturalImagesValueError(f"score: expected a number from 0 to 1, got {score}")
+    named = _find_files(images)
+    model, info = load_detector(model_path, default_device(device), model=backbone)
+    augment = AugmentSection(size=info.size, mean=info.mean, std=info.std)
+    finder = Finder(model, augment, precision)
+    written = []
+    for name, file in track(named.items(), description="detecting"):
+        image = read_image(file)
+        placement = fit((image.height, image.width), augment.size)
+        pixels = torch.from_numpy(placement.pixels(image, fill_colour(augment)).copy())
+        found = finder.find(pixels.unsqueeze(0), [placement])[0].from_score(score)
+        objects = [
+            {"class": info.classes[label], **{k: v for k, v in row.items() if k != "image_id"}}
+            for label, row in zip(
+                found.classes, found.as_results(0, info.category_ids), strict=True
+            )
+        ]
+        described = {"image": str(file), "width": image.width, "height": image.height}
+        written.append({**described, "objects": objects})
+        save_png(draw_instances(image, found, info.classes), output / f"{name}.png")
+        with atomic_path(output / f"{name}.json") as temporary:
+            temporary.write_text(json.dumps(written[-1], indent=1) + "\n")
+    log.info("%d objects in %d images: %s", _count(written), len(written), output)
+    return written
+
+
+def _find_files(images: Sequence[Path]) -> dict[str, Path]:
+    """Image files by the names of their results; a folder's by their paths below it."""
+    found: dict[str, Path] = {}
+    for given in map(Path, images):
+        inside = sorted(p for p in given.rglob("*") if p.suffix.lower() in SUFFIXES)
+        for file in inside if given.is_dir() else [given]:
+            name = file.relative_to(given if given.is_dir() else given.parent)
+            other = found.setdefault(str(name.with_suffix("")), file)
+            if other != file:
+                raise NaturalImagesValueError(
+                    f"images: expected different names, got {other} and {file}. Give them in two "
+                    "calls with different outputs"
+                )
+    if not found:
+        raise NaturalImagesDataError(
+            f"expected images ({', '.join(SUFFIXES)}), got none in {[str(p) for p in images]}"
+        )
+    return found
+
+
+def _count(written: Sequence[dict[str, Any]]) -> int:
+    return sum(len(one["objects"]) for one in written)

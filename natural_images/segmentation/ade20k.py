@@ -1,0 +1,244 @@
+"""Photographs whose every pixel has a class, in ADE20K's layout (Zhou et al. 2017)."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from PIL import Image
+from rich.progress import track
+
+from fastvim.training.prefetch import prefetch
+from natural_images.classification.images import BadImage, decode
+from natural_images.errors import NaturalImagesDataError, NaturalImagesValueError
+
+log = logging.getLogger(__name__)
+
+Split = Literal["training", "validation"]
+
+IMAGES, ANNOTATIONS = "images", "annotations"
+SUFFIXES = (".jpg", ".jpeg", ".png")
+NAMES = "objectInfo*.txt"
+"""Table of the classes' names, tab-separated, its last column the name and its synonyms."""
+
+IGNORED = 255
+"""Label of pixels that count neither in training nor in scores."""
+MOST_CLASSES = 254
+"""With one more, a class would be stored in annotations as 255 and be taken for ignored pixels."""
+CLASSES = 150
+"""Of the scene parsing benchmark, where neither a table nor the caller says how many there are."""
+
+
+@dataclass(frozen=True)
+class AnnotatedImages:
+    """Images and, beside each, the class of each of its pixels.
+
+    files
+        The images; sorted by name.
+    annotations
+        Folder with an annotation ``<name of the image>.png`` for each.
+    classes
+        Names in the order of the labels.
+    named
+        Whether a table gave the names; else they are "class 1", "class 2" and so on.
+    """
+
+    files: tuple[Path, ...]
+    annotations: Path
+    classes: tuple[str, ...]
+    named: bool
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def name(self, index: int) -> str:
+        """Name of an image, without folder and suffix: ADE_val_00000001 say."""
+        return self.files[index].stem
+
+    def annotation(self, index: int) -> Path:
+        """Where the labels of an image lie."""
+        return self.annotations / f"{self.name(index)}.png"
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Decode an image (h, w, 3) uint8 and its labels (h, w) uint8, 255 where ignored.
+
+        Raises NaturalImagesDataError where one of them cannot be read, or both do not fit together.
+        """
+        image = read_image(self.files[index])
+        labels = read_labels(self.annotation(index), len(self.classes))
+        if image.shape[:2] != labels.shape:
+            raise NaturalImagesDataError(
+                f"{self.annotation(index)}: expected {_size(image)} px as in {self.files[index]}, "
+                f"got {_size(labels)}. Convert image and annotation together, without resizing one"
+            )
+        return image, labels
+
+
+def open_ade20k(path: Path, *, split: Split, classes: int | None = None) -> AnnotatedImages:
+    """Open ``images/<split>/*.jpg`` with ``annotations/<split>/*.png``, as they are downloaded.
+
+    Parameters
+    ----------
+    path
+        The folder of both; also one whose ``images`` and ``annotations`` have no splits, for which
+        every split is all of it. Names of classes are read from ``objectInfo150.txt`` or another
+        ``objectInfo*.txt`` there or in the folder above.
+    split
+        "training" or "validation".
+    classes
+        How many there must be; None takes as many as are named, or 150.
+
+    Annotations have one channel: 0 is ignored and becomes 255, class k is stored as k + 1.
+
+    Raises
+    ------
+    NaturalImagesDataError
+        There are no such folders, an image has no annotation, or the number of classes differs.
+    """
+    path = Path(path).expanduser()
+    if split not in get_args(Split):
+        raise NaturalImagesValueError(f"split: expected one of {get_args(Split)}, got {split!r}")
+    images, annotations = (_split_folder(path, name, split) for name in (IMAGES, ANNOTATIONS))
+    files = tuple(sorted(file for file in images.iterdir() if _is_image(file)))
+    if not files:
+        raise NaturalImagesDataError(f"{images}: expected images (.jpg, .png), got none")
+    _check_pairs(files, annotations)
+    names = _class_names(path)
+    if names is not None and classes is not None and len(names) != classes:
+        raise NaturalImagesDataError(
+            f"{path}: expected {classes} classes, got {len(names)} in {NAMES}. "
+            "Take the images of these classes, or set data.classes"
+        )
+    count = len(names) if names is not None else CLASSES if classes is None else classes
+    if not 2 <= count <= MOST_CLASSES:
+        raise NaturalImagesDataError(
+            f"{path}: expected 2 to {MOST_CLASSES} classes, got {count}. Annotations have 8 bits"
+        )
+    return AnnotatedImages(
+        files=files,
+        annotations=annotations,
+        classes=names or tuple(f"class {number}" for number in range(1, count + 1)),
+        named=names is not None,
+    )
+
+
+def check_annotations(source: AnnotatedImages, *, workers: int) -> None:
+    """Decode every image and annotation once, in `workers` threads, before a run meets them.
+
+    Raises NaturalImagesDataError that names the first that is damaged, of another size than its
+    image, or holds a class that there is not.
+    """
+    for _ in track(
+        prefetch(source.read, range(len(source)), workers=workers),
+        description=f"checking {source.files[0].parent.name} images",
+        total=len(source),
+    ):
+        pass
+
+
+def read_image(file: Path) -> np.ndarray:
+    """Decode an image to (h, w, 3) uint8; raises NaturalImagesDataError."""
+    try:
+        return np.asarray(decode(file.read_bytes()))
+    except (OSError, BadImage) as error:
+        raise NaturalImagesDataError(
+            f"{file}: expected an image, cannot be read ({error}). Copy it again or remove it"
+        ) from error
+
+
+def read_labels(file: Path, classes: int) -> np.ndarray:
+    """Decode an annotation to labels (h, w) uint8 in 0 … `classes` − 1, 255 where ignored.
+
+    Raises NaturalImagesDataError for a file that is no such annotation, or holds other classes.
+    """
+    try:
+        with Image.open(file) as image:
+            mode, stored = image.mode, np.asarray(image)
+    # What a damaged file raises depends on its format and on where the damage is.
+    except Exception as error:
+        raise NaturalImagesDataError(
+            f"{file}: expected an annotation, cannot be read ({error}). Copy it again or remove it "
+            "and its image"
+        ) from error
+    if mode not in ("L", "P"):
+        raise NaturalImagesDataError(
+            f"{file}: expected one channel of 8 bits, a class a pixel, got a file of mode {mode}. "
+            "Raw ADE20K annotations have to be converted to the classes of the benchmark"
+        )
+    highest = int(stored.max())
+    if highest > classes:
+        place = np.argwhere(stored == highest)[0]
+        raise NaturalImagesDataError(
+            f"{file}: expected classes up to {classes} (0 is ignored), got {highest} in row "
+            f"{place[0]}, column {place[1]}. Correct the annotation, or data.classes"
+        )
+    # In 8 bits, 0 − 1 is 255: what is ignored.
+    return stored - np.uint8(1)
+
+
+def _check_pairs(files: Sequence[Path], annotations: Path) -> None:
+    stored = {file.stem for file in annotations.glob("*.png") if _shown(file)}
+    absent = [file for file in files if file.stem not in stored]
+    if absent:
+        raise NaturalImagesDataError(
+            f"{absent[0]}: expected its annotation {annotations / absent[0].stem}.png, there is "
+            f"none, nor of {len(absent) - 1} other images. Complete the data or remove the images"
+        )
+    stems = Counter(file.stem for file in files)
+    twice = [file for file in files if stems[file.stem] > 1]
+    if twice:
+        raise NaturalImagesDataError(
+            f"{twice[0]}: expected one image of this name, got one of another type beside it. "
+            "Remove one"
+        )
+    if len(stored) > len(files):
+        count = len(stored) - len(files)
+        log.warning("%s: %d annotations have no image and are not used", annotations, count)
+
+
+def _split_folder(path: Path, kind: str, split: str) -> Path:
+    """Folder of a split's images or annotations; `path`/`kind` itself where there are no splits."""
+    folder = path / kind
+    if (folder / split).is_dir():
+        return folder / split
+    other = [name for name in get_args(Split) if (folder / name).is_dir()]
+    if folder.is_dir() and not other:
+        return folder
+    raise NaturalImagesDataError(
+        f"{path}: expected a folder {kind}/{split}, got "
+        f"{f'{kind}/{other[0]} alone' if other else 'none'}. Known layout: "
+        f"{IMAGES}/{split}/*.jpg and {ANNOTATIONS}/{split}/*.png, or {IMAGES}/*.jpg and "
+        f"{ANNOTATIONS}/*.png"
+    )
+
+
+def _class_names(path: Path) -> tuple[str, ...] | None:
+    """First of the synonyms of each class; None where there is no table."""
+    tables = sorted(path.glob(NAMES)) or sorted(path.resolve().parent.glob(NAMES))
+    if not tables:
+        return None
+    rows = [row.split("\t") for row in tables[0].read_text().splitlines()[1:] if row.strip()]
+    names = tuple(row[-1].split(",")[0].strip() for row in rows)
+    numbered = [row[0].strip() for row in rows] == [str(n) for n in range(1, len(rows) + 1)]
+    if not numbered or not all(names) or len(set(names)) < len(names):
+        raise NaturalImagesDataError(
+            f"{tables[0]}: expected a header and tab-separated rows 1, 2, … with different names "
+            "in the last column. Copy it again, or remove it"
+        )
+    return names
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES and _shown(file)
+
+
+def _shown(file: Path) -> bool:
+    # macOS leaves ._name beside files that it copies.
+    return not file.name.startswith(".")
+
+
+def _size(pixels: np.ndarray) -> str:
+    return f"{pixels.shape[1]} × {pixels.shape[0]}"

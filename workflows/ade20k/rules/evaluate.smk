@@ -1,0 +1,31 @@
+rule evaluate:
+    """Mean IoU, accuracies, each class, and pictures of one model."""
+    input:
+        model=evaluated_model,
+        images=images,
+    output:
+        metrics=f"{OUT}/evaluations/{{experiment}}/metrics.json",
+        classes=report(
+            f"{OUT}/evaluations/{{experiment}}/per_class.csv",
+            caption="../report/classes.rst",
+            category="Evaluation",
+            labels={"model": "{experiment}", "figure": "classes"},
+        ),
+        pictures=report(
+            directory(f"{OUT}/evaluations/{{experiment}}/overlays"),
+            patterns=["{image}.png"],
+            caption="../report/overlays.rst",
+            category="Evaluation",
+            labels={"model": "{experiment}", "figure": "{image}"},
+        ),
+    log:
+        f"{OUT}/logs/evaluate/{{experiment}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/evaluate/{{experiment}}.tsv"
+    threads: 16
+    params:
+        output=lambda wildcards: f"{OUT}/evaluations/{wildcards.experiment}",
+        limit=optional("limit", config["evaluate"]["limit"]),
+    shell:
+        "natural-images evaluate-segmentation {input.model:q} {input.images:q}"
+        " --output {params.output:q} {params.limit} &> {log:q}"
