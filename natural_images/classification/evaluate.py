@@ -15,7 +15,12 @@ from fastvim.files import atomic_path
 from natural_images.classification.augment import Augment, eval_transform
 from natural_images.classification.confused import accuracy_by_class, confused_pairs, draw_confused
 from natural_images.classification.images import ImageSource, open_images
-from natural_images.classification.model_files import ModelInfo, Weights, load_model
+from natural_images.classification.model_files import (
+    ModelInfo,
+    Weights,
+    describe_class,
+    load_model,
+)
 from natural_images.classification.predict import Images, Loading, Precision, predict, runner
 from natural_images.classification.reliability import draw_reliability, reliability
 from natural_images.errors import NaturalImagesDataError, NaturalImagesValueError
@@ -151,7 +156,8 @@ def match_classes(model: Sequence[str], data: Sequence[str], *, where: str = "da
     """The model's class of each class of the data, (class,) int64.
 
     By name; where the model does not know the names and all are numbers below its number of
-    classes, as in ImageNet-V2's folders, they are places in its order.
+    classes, as in ImageNet-V2's folders, they are places in its order. So are as many names in
+    words, of which nearly all are what the model's WordNet ids are called: ImageNet in Parquet.
 
     Raises NaturalImagesDataError that names the classes the model does not know.
     """
@@ -161,11 +167,22 @@ def match_classes(model: Sequence[str], data: Sequence[str], *, where: str = "da
         return np.array([known[name] for name in data], np.int64)
     if all(name.isdecimal() and int(name) < len(model) for name in data):
         return np.array([int(name) for name in data], np.int64)
+    if len(data) == len(model) and _same_words(model, data) > 0.9 * len(model):
+        return np.arange(len(model))
     raise NaturalImagesDataError(
         f"{where}: expected classes that the model knows ({', '.join(model[:3])}, … "
         f"{len(model)} in all), got {', '.join(unknown[:5])}"
         f"{f' and {len(unknown) - 5} more' if len(unknown) > 5 else ''}. "
         "Name the class folders as in training, or by their places 0, 1, …"
+    )
+
+
+def _same_words(model: Sequence[str], data: Sequence[str]) -> int:
+    """How many classes are called by the same first words, place by place, and not by their ids."""
+    words = [describe_class(name) for name in model]
+    return sum(
+        word != name and word.casefold() == called.split(",")[0].strip().casefold()
+        for word, name, called in zip(words, model, data, strict=True)
     )
 
 

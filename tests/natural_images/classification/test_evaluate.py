@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
 from natural_images.classification.architectures import create_classifier
@@ -151,6 +152,17 @@ def test_classes_are_matched_by_name_first() -> None:
         match_classes(["x", "y"], ["0", "2"], where="here")
     with pytest.raises(NaturalImagesDataError, match=r"got cat, dog\."):
         match_classes(["x", "y"], ["x", "cat", "dog"])
+
+
+def test_imagenet_named_in_words_is_known_by_its_order() -> None:
+    info = ImageNetInfo()
+    ids = info.label_names()
+    words = [info.label_name_to_description(name) for name in ids]
+    assert "," in words[0]
+    words[5] = "another name of the same"
+    assert match_classes(ids, words).tolist() == list(range(1000))
+    with pytest.raises(NaturalImagesDataError, match="expected classes that the model knows"):
+        match_classes(ids, words[1:] + words[:1])
 
 
 def test_images_that_do_not_decode_are_counted_and_named(
