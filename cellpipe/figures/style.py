@@ -40,6 +40,7 @@ FONTS: dict[Any, Any] = {
     "axes.titlesize": 12,
     "legend.fontsize": 10,
     "figure.titlesize": 13,
+    "svg.hashsalt": "cellpipe",  # else names in the file are drawn at random
 }
 
 
