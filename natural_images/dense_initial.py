@@ -51,6 +51,12 @@ def load_backbone(backbone: DenseBackbone, initial: Path) -> None:
             f"{initial}: expected all weights of the backbone but the norms of its maps, got none "
             f"for {missing[:5]}. Use a model of the same size, patches and options"
         )
+    deeper = [name for name in loaded.load_report.unexpected if name.startswith("layers.")]
+    if deeper:
+        raise NaturalImagesDataError(
+            f"{initial}: expected a model of {len(backbone.layers)} blocks as in the experiment, "
+            f"got more, {deeper[0]} for one. Use a model of the same size, patches and options"
+        )
     backbone.load_state_dict(loaded.state_dict())
 
 

@@ -34,6 +34,7 @@ FONTS: dict[Any, Any] = {
     "axes.spines.right": False,
     "legend.fontsize": 10,
     "figure.titlesize": 13,
+    "text.parse_math": False,  # files and classes may have a $ in their names
     "svg.hashsalt": "natural_images",  # else names in the file are drawn at random
 }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 from rich.progress import track
 
 from fastvim.training.prefetch import prefetch
@@ -20,6 +20,11 @@ log = logging.getLogger(__name__)
 Split = Literal["training", "validation"]
 
 IMAGES, ANNOTATIONS = "images", "annotations"
+LAYOUT = (
+    f"{IMAGES}/training/*.jpg, {ANNOTATIONS}/training/*.png, {IMAGES}/validation/*.jpg and "
+    f"{ANNOTATIONS}/validation/*.png; or without these splits {IMAGES}/*.jpg and "
+    f"{ANNOTATIONS}/*.png"
+)
 SUFFIXES = (".jpg", ".jpeg", ".png")
 NAMES = "objectInfo*.txt"
 """Table of the classes' names, tab-separated, its last column the name and its synonyms."""
@@ -28,6 +33,16 @@ IGNORED = 255
 """Label of pixels that count neither in training nor in scores."""
 MOST_CLASSES = 254
 """With one more, a class would be stored in annotations as 255 and be taken for ignored pixels."""
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image upright, by its EXIF orientation."""
 CLASSES = 150
 """Of the scene parsing benchmark, where neither a table nor the caller says how many there are."""
 
@@ -42,14 +57,15 @@ class AnnotatedImages:
         Folder with an annotation ``<name of the image>.png`` for each.
     classes
         Names in the order of the labels.
-    named
-        Whether a table gave the names; else they are "class 1", "class 2" and so on.
+    synonyms
+        All names that a table gives each class, the one in `classes` among them; empty where there
+        is no table, and the names are "class 1", "class 2" and so on.
     """
 
     files: tuple[Path, ...]
     annotations: Path
     classes: tuple[str, ...]
-    named: bool
+    synonyms: tuple[tuple[str, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.files)
@@ -70,9 +86,15 @@ class AnnotatedImages:
         image = read_image(self.files[index])
         labels = read_labels(self.annotation(index), len(self.classes))
         if image.shape[:2] != labels.shape:
+            turned = labels.shape == image.shape[1::-1]
             raise NaturalImagesDataError(
                 f"{self.annotation(index)}: expected {_size(image)} px as in {self.files[index]}, "
-                f"got {_size(labels)}. Convert image and annotation together, without resizing one"
+                f"got {_size(labels)}. "
+                + (
+                    "Annotate the image as viewers show it, turned as its EXIF tag says"
+                    if turned
+                    else "Convert image and annotation together, without resizing one"
+                )
             )
         return image, labels
 
@@ -102,17 +124,20 @@ def open_ade20k(path: Path, *, split: Split, classes: int | None = None) -> Anno
     if split not in get_args(Split):
         raise NaturalImagesValueError(f"split: expected one of {get_args(Split)}, got {split!r}")
     images, annotations = (_split_folder(path, name, split) for name in (IMAGES, ANNOTATIONS))
-    files = tuple(sorted(file for file in images.iterdir() if _is_image(file)))
+    files = tuple(sorted(file for file in images.iterdir() if is_image(file)))
     if not files:
-        raise NaturalImagesDataError(f"{images}: expected images (.jpg, .png), got none")
-    _check_pairs(files, annotations)
-    names = _class_names(path)
-    if names is not None and classes is not None and len(names) != classes:
         raise NaturalImagesDataError(
-            f"{path}: expected {classes} classes, got {len(names)} in {NAMES}. "
-            "Take the images of these classes, or set data.classes"
+            f"{images}: expected images ({', '.join(SUFFIXES)}), got none. Known layout: {LAYOUT}"
         )
-    count = len(names) if names is not None else CLASSES if classes is None else classes
+    _check_pairs(files, annotations)
+    table = _class_table(path)
+    synonyms = _class_names(table) if table is not None else ()
+    if table is not None and classes is not None and len(synonyms) != classes:
+        raise NaturalImagesDataError(
+            f"{path}: expected {classes} classes, got {len(synonyms)} in {table}. "
+            "Take the images of these classes, set data.classes, or remove the table"
+        )
+    count = len(synonyms) if table is not None else CLASSES if classes is None else classes
     if not 2 <= count <= MOST_CLASSES:
         raise NaturalImagesDataError(
             f"{path}: expected 2 to {MOST_CLASSES} classes, got {count}. Annotations have 8 bits"
@@ -120,8 +145,9 @@ def open_ade20k(path: Path, *, split: Split, classes: int | None = None) -> Anno
     return AnnotatedImages(
         files=files,
         annotations=annotations,
-        classes=names or tuple(f"class {number}" for number in range(1, count + 1)),
-        named=names is not None,
+        classes=tuple(names[0] for names in synonyms)
+        or tuple(f"class {number}" for number in range(1, count + 1)),
+        synonyms=synonyms,
     )
 
 
@@ -140,9 +166,13 @@ def check_annotations(source: AnnotatedImages, *, workers: int) -> None:
 
 
 def read_image(file: Path) -> np.ndarray:
-    """Decode an image to (h, w, 3) uint8; raises NaturalImagesDataError."""
+    """Decode an image to (h, w, 3) uint8, upright; raises NaturalImagesDataError.
+
+    It is turned as its EXIF orientation says: so the published pipeline (OpenCV) read images, and
+    so viewers show them to whoever annotates them.
+    """
     try:
-        return np.asarray(decode(file.read_bytes()))
+        return np.asarray(_upright(decode(file.read_bytes())))
     except (OSError, BadImage) as error:
         raise NaturalImagesDataError(
             f"{file}: expected an image, cannot be read ({error}). Copy it again or remove it"
@@ -209,29 +239,42 @@ def _split_folder(path: Path, kind: str, split: str) -> Path:
         return folder
     raise NaturalImagesDataError(
         f"{path}: expected a folder {kind}/{split}, got "
-        f"{f'{kind}/{other[0]} alone' if other else 'none'}. Known layout: "
-        f"{IMAGES}/{split}/*.jpg and {ANNOTATIONS}/{split}/*.png, or {IMAGES}/*.jpg and "
-        f"{ANNOTATIONS}/*.png"
+        f"{f'{kind}/{other[0]} alone' if other else 'none'}. Known layout: {LAYOUT}"
     )
 
 
-def _class_names(path: Path) -> tuple[str, ...] | None:
-    """First of the synonyms of each class; None where there is no table."""
+def _class_table(path: Path) -> Path | None:
+    """The table of names in the folder or the one above; None where there is none."""
     tables = sorted(path.glob(NAMES)) or sorted(path.resolve().parent.glob(NAMES))
-    if not tables:
-        return None
-    rows = [row.split("\t") for row in tables[0].read_text().splitlines()[1:] if row.strip()]
-    names = tuple(row[-1].split(",")[0].strip() for row in rows)
+    return tables[0] if tables else None
+
+
+def _class_names(table: Path) -> tuple[tuple[str, ...], ...]:
+    """The synonyms of each class."""
+    text = table.read_bytes().decode(errors="replace")
+    rows = [row.split("\t") for row in text.splitlines()[1:] if row.strip()]
+    names = tuple(tuple(name.strip() for name in row[-1].split(",")) for row in rows)
     numbered = [row[0].strip() for row in rows] == [str(n) for n in range(1, len(rows) + 1)]
-    if not numbered or not all(names) or len(set(names)) < len(names):
+    first = {synonyms[0] for synonyms in names}
+    if not rows or not numbered or not all(first) or len(first) < len(names):
         raise NaturalImagesDataError(
-            f"{tables[0]}: expected a header and tab-separated rows 1, 2, … with different names "
+            f"{table}: expected a header and tab-separated rows 1, 2, … with different names "
             "in the last column. Copy it again, or remove it"
         )
     return names
 
 
-def _is_image(file: Path) -> bool:
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    # What damaged EXIF data raise depends on where the damage is; the image itself is sound.
+    except Exception:
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def is_image(file: Path) -> bool:
+    """Whether a file in a folder of images is one, by its name."""
     return file.suffix.lower() in SUFFIXES and _shown(file)
 
 

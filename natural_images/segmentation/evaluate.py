@@ -117,7 +117,7 @@ def evaluate(
         "classes_scored": int(result.per_class["iou"].notna().sum()),
         "test": asdict(test),
         "precision": precision,
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         "miou": result.miou,
         "mean_accuracy": result.mean_accuracy,
         "pixel_accuracy": result.pixel_accuracy,
@@ -138,13 +138,18 @@ def evaluate(
 
 
 def check_names(known: Sequence[str], source: AnnotatedImages, data_path: Path) -> None:
-    """Raise NaturalImagesDataError where a table beside the images names other classes."""
+    """Raise NaturalImagesDataError where a table beside the images names other classes.
+
+    One of a class's synonyms is enough: ADE20K's own tables do not agree on which is the first.
+    """
+    if not source.synonyms:
+        return
     differing = [
-        (number, model, data)
-        for number, (model, data) in enumerate(zip(known, source.classes, strict=True), start=1)
-        if model != data
+        (number, model, data[0])
+        for number, (model, data) in enumerate(zip(known, source.synonyms, strict=True), start=1)
+        if model not in data
     ]
-    if source.named and differing:
+    if differing:
         number, model, data = differing[0]
         raise NaturalImagesDataError(
             f"{data_path}: expected the model's classes, got {data!r} where class {number} is "

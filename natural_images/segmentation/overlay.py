@@ -113,7 +113,8 @@ def draw_overlay(
             bare(place)
         bare(axes[-1])
         _legend(axes[-1], names, list(shown.values())[-1], classes)
-        drawn.suptitle(title, x=0.004, ha="left")
+        # Names of files may have bytes that are no text.
+        drawn.suptitle(title.encode(errors="replace").decode(), x=0.004, ha="left")
 
 
 def save_labels(labels: np.ndarray, classes: int, output: Path) -> None:

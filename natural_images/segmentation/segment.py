@@ -15,7 +15,7 @@ from fastvim.files import atomic_path
 from fastvim.training.prefetch import prefetch
 from natural_images.dense_run import Precision, check_run, default_device
 from natural_images.errors import NaturalImagesDataError, NaturalImagesValueError
-from natural_images.segmentation.ade20k import SUFFIXES, read_image
+from natural_images.segmentation.ade20k import SUFFIXES, is_image, read_image
 from natural_images.segmentation.overlay import draw_overlay, save_labels
 from natural_images.segmentation.predictions import (
     Predictor,
@@ -50,11 +50,11 @@ def segment(
     images
         Image files, or folders of them, of any size.
     output
-        Folder for, of each image, ``<name>_overlay.png``; ``<name>_labels.png``, in the format of
-        ADE20K's annotations, class k stored as k + 1; and ``<name>.json`` with ``image``,
-        ``width`` and ``height`` in px, and ``classes``: the ones found, the largest first, each
-        with ``class``, ``label`` (in the annotation), ``share`` of the pixels and mean
-        ``probability`` there.
+        Folder, other than that of the images, for, of each of them, ``<name>_overlay.png``;
+        ``<name>_labels.png``, in the format of ADE20K's annotations, class k stored as k + 1; and
+        ``<name>.json`` with ``image``, ``width`` and ``height`` in px (upright, where EXIF data say
+        how), and ``classes``: the ones found, the largest first, each with ``class``, ``label`` (in
+        the annotation), ``share`` of the pixels and mean ``probability`` there.
     mode, flip, ratios, crop, stride
         How images are segmented, as in `TestSection`; by default as trained.
     workers
@@ -76,6 +76,7 @@ def segment(
     """
     check_run(precision=precision, workers=workers)
     files = listed(images)
+    _check_output(Path(output), files)
     model, info = load_segmenter(model_path, default_device(device), options=model_options)
     test = changed(info.test, mode=mode, flip=flip, ratios=ratios, crop=crop, stride=stride)
     predictor = Predictor(model, info.mean, info.std, test, precision)
@@ -103,17 +104,13 @@ def listed(images: Sequence[Path]) -> list[Path]:
     """
     files: list[Path] = []
     for path in map(Path, images):
-        inside = (
-            sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
-            if path.is_dir()
-            else [path]
-        )
+        inside = sorted(filter(is_image, path.iterdir())) if path.is_dir() else [path]
         if not inside or not path.exists():
             raise NaturalImagesDataError(
                 f"{path}: expected an image or a folder of images ({', '.join(SUFFIXES)}), got "
                 f"{'none in it' if path.exists() else 'nothing there'}"
             )
-        files.extend(file for file in inside if not file.name.startswith("."))
+        files.extend(inside)
     if not files:
         raise NaturalImagesValueError("images: expected at least one image or folder, got none")
     names: dict[str, Path] = {}
@@ -124,6 +121,19 @@ def listed(images: Sequence[Path]) -> list[Path]:
                 "results would have the same. Rename one or segment them into other folders"
             )
     return list(names.values())
+
+
+def _check_output(output: Path, files: Sequence[Path]) -> None:
+    """Raise NaturalImagesValueError where results would lie among the images.
+
+    They could replace one, and the next run would take them for photographs.
+    """
+    beside = [file for file in files if file.parent.resolve() == output.resolve()]
+    if beside:
+        raise NaturalImagesValueError(
+            f"--output: expected another folder than that of {beside[0]}, got {output}. Name a "
+            "folder for the results"
+        )
 
 
 def _read(file: Path) -> np.ndarray | NaturalImagesDataError:

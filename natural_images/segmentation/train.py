@@ -76,6 +76,7 @@ def train(experiment: "SegmentationExperiment", output: Path, checkpoints: Path)
     training, validation = _open(experiment)
     model = _create(experiment, training)
     recipe = share_batch(experiment.recipe, experiment.data.images_at_once, launched_processes())
+    _check(experiment, training, validation)
     log.info(
         "%s with UPerNet: %d parameters; %d training and %d validation images, %d classes",
         experiment.model.name,
@@ -151,7 +152,7 @@ class _Trial:
 
 
 def _open(experiment: "SegmentationExperiment") -> tuple[AnnotatedImages, AnnotatedImages]:
-    """Both splits, looked at by the main process; the others wait for it in the engine."""
+    """Both splits, which must be two."""
     data = experiment.data
     training = open_ade20k(data.path, split="training", classes=data.classes)
     validation = open_ade20k(data.path, split="validation", classes=data.classes)
@@ -161,10 +162,14 @@ def _open(experiment: "SegmentationExperiment") -> tuple[AnnotatedImages, Annota
             "of both. Move some: images/training, images/validation, annotations/training and "
             "annotations/validation"
         )
-    if int(os.environ.get("RANK", "0")) == 0:
-        for source in (training, validation):
-            check_annotations(source, workers=experiment.recipe.num_workers)
     return training, validation
+
+
+def _check(experiment: "SegmentationExperiment", *sources: AnnotatedImages) -> None:
+    """Look at all files in the main process; the others wait for it in the engine."""
+    if launched_processes() == 1 or os.environ.get("RANK", "0") == "0":
+        for source in sources:
+            check_annotations(source, workers=experiment.recipe.num_workers)
 
 
 def _create(experiment: "SegmentationExperiment", training: AnnotatedImages) -> Segmenter:

@@ -68,7 +68,10 @@ def test_a_vim_with_class_token_starts_a_dense_vim(tmp_path):
     assert torch.equal(model.state_dict()["pos_embed"][:, 32:], positions[:, 33:])
 
 
-@pytest.mark.parametrize("options", [{"embed_dim": 24}, {"depth": 6}, {"patch_size": 16}])
+@pytest.mark.parametrize(
+    "options",
+    [{"embed_dim": 24}, {"depth": 6}, {"depth": 2, "out_indices": [0, 1]}, {"patch_size": 16}],
+)
 def test_weights_of_another_size_are_refused(classifier, options):
     with pytest.raises(NaturalImagesDataError, match="classifier: "):
         load_backbone(backbone(**options), classifier[1])

@@ -92,7 +92,7 @@ def test_two_experiments_of_one_name_are_refused(snakemake, tmp_path):
     twice = [{"name": "one", "config": "config/imagenet/digits.yaml"}] * 2
     config = configured(tmp_path, "imagenet", experiments=twice)
     run = snakemake("-n", "--configfile", config, "--", "imagenet_train", folder=tmp_path)
-    assert "names must differ" in run.stdout + run.stderr
+    assert "expected different names" in run.stdout + run.stderr
 
 
 def test_changed_keys_become_options(snakemake, tmp_path):

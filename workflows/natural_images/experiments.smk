@@ -2,9 +2,10 @@
 
 EXPERIMENTS = [experiment["name"] for experiment in config["experiments"]]
 
-if len(set(EXPERIMENTS)) < len(EXPERIMENTS):
+if len(set(EXPERIMENTS)) < len(EXPERIMENTS) or "checkpoint" in EXPERIMENTS:
     raise WorkflowError(
-        f"configuration key experiments: names must differ, got {EXPERIMENTS}"
+        "configuration key experiments: expected different names other than checkpoint, which is "
+        f"that of evaluate.checkpoint, got {EXPERIMENTS}"
     )
 
 

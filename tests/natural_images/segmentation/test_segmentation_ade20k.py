@@ -2,13 +2,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from natural_images.errors import NaturalImagesDataError, NaturalImagesValueError
 from natural_images.segmentation.ade20k import (
     IGNORED,
     check_annotations,
     open_ade20k,
+    read_image,
     read_labels,
 )
 
@@ -17,7 +18,8 @@ DATA = Path(__file__).parents[4] / "shared" / "data" / "natural_ade20k_scenepars
 
 def test_labels_start_at_zero_and_unlabelled_pixels_are_ignored(areas):
     source = open_ade20k(areas, split="training")
-    assert (len(source), source.classes, source.named) == (6, ("grey", "red", "green"), True)
+    assert (len(source), source.classes) == (6, ("grey", "red", "green"))
+    assert source.synonyms[1] == ("red", "synonym")
     assert source.name(2) == "training_0002"
     image, labels = source.read(2)
     assert image.shape == (40, 56, 3)
@@ -45,13 +47,32 @@ def test_folders_without_splits_are_the_same_for_both(areas):
 def test_without_a_table_classes_are_numbered(areas):
     (areas / "objectInfo3.txt").unlink()
     source = open_ade20k(areas, split="training", classes=3)
-    assert (source.classes, source.named) == (("class 1", "class 2", "class 3"), False)
+    assert (source.classes, source.synonyms) == (("class 1", "class 2", "class 3"), ())
     assert len(open_ade20k(areas, split="training").classes) == 150
 
 
 def test_a_number_of_classes_that_the_table_does_not_have_is_refused(areas):
-    with pytest.raises(NaturalImagesDataError, match=r"expected 150 classes, got 3 in objectInfo"):
+    with pytest.raises(
+        NaturalImagesDataError, match=r"expected 150 classes, got 3 in .*objectInfo"
+    ):
         open_ade20k(areas, split="training", classes=150)
+
+
+def test_a_table_of_another_number_is_named_where_it_lies(areas):
+    (areas / "objectInfo3.txt").rename(areas.parent / "objectInfo3.txt")
+    with pytest.raises(
+        NaturalImagesDataError, match=r"got 3 in \S+/objectInfo3\.txt\. .*remove the table"
+    ) as error:
+        open_ade20k(areas, split="training", classes=4)
+    assert str(areas.parent / "objectInfo3.txt") in str(error.value)
+
+
+def test_a_folder_without_images_says_what_is_known(areas):
+    for kind in ("images", "annotations"):
+        for split in ("training", "validation"):
+            (areas / kind / split).rename(areas / kind / f"{split}_2016")
+    with pytest.raises(NaturalImagesDataError, match=r"got none.*images/training/\*\.jpg"):
+        open_ade20k(areas, split="training")
 
 
 def test_a_damaged_table_is_refused(areas):
@@ -109,6 +130,33 @@ def test_check_finds_an_annotation_of_another_size(areas):
     source = open_ade20k(areas, split="training")
     with pytest.raises(NaturalImagesDataError, match=r"expected 56 × 40 px as in .*got 28 × 20"):
         check_annotations(source, workers=1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_is_read_upright(tmp_path, orientation):
+    drawn = np.random.default_rng(0).integers(0, 256, (4, 6, 3)).astype(np.uint8)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.fromarray(drawn).save(tmp_path / "turned.png", exif=exif)
+    with Image.open(tmp_path / "turned.png") as image:
+        upright = np.asarray(ImageOps.exif_transpose(image))
+    assert np.array_equal(read_image(tmp_path / "turned.png"), upright)
+
+
+def test_an_image_with_damaged_exif_data_is_read(tmp_path):
+    Image.new("RGB", (6, 4)).save(tmp_path / "odd.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert read_image(tmp_path / "odd.jpg").shape == (4, 6, 3)
+
+
+def test_an_annotation_of_an_image_that_is_not_upright(areas):
+    file = areas / "images" / "training" / "training_0003.jpg"
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    with Image.open(file) as image:
+        image.save(file, exif=exif)
+    source = open_ade20k(areas, split="training")
+    with pytest.raises(NaturalImagesDataError, match=r"expected 40 × 56 px .*EXIF"):
+        source.read(3)
 
 
 @pytest.mark.parametrize("kind", ["images", "annotations"])

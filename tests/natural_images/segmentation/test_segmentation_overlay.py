@@ -43,6 +43,14 @@ def test_pictures_of_any_shape(tmp_path, size):
     assert 200 < height < 1100
 
 
+@pytest.mark.parametrize("name", ["5$ or 6_^$.jpg", "\udce9.jpg"])
+def test_names_are_drawn_as_they_are(tmp_path, name):
+    labels = np.zeros((20, 30), np.uint8)
+    image = np.zeros((20, 30, 3), np.uint8)
+    draw_overlay(image, {"Found": labels}, ["$x^$"], tmp_path / "drawn.png", title=name)
+    assert (tmp_path / "drawn.png").stat().st_size > 1000
+
+
 def test_saved_labels_are_read_as_an_annotation_with_the_overlays_colours(tmp_path):
     labels = np.array([[0, 1], [5, IGNORED]], np.uint8)
     save_labels(labels, 6, tmp_path / "labels.png")

@@ -125,6 +125,9 @@ def test_images_with_other_classes_are_not_evaluated(trained, areas, tmp_path):
     table.write_text(table.read_text().replace("green", "blue"))
     with pytest.raises(NaturalImagesDataError, match="got 'blue' where class 3 is 'green'"):
         evaluate(trained / "model", areas, output=tmp_path / "out")
+    # The tables that are around have one class's names in another order.
+    table.write_text(table.read_text().replace("blue, synonym", "emerald, green"))
+    evaluate(trained / "model", areas, output=tmp_path / "out", limit=1)
     table.unlink()
     assert evaluate(trained / "model", areas, output=tmp_path / "out")["classes"] == 3
 
@@ -175,6 +178,26 @@ def test_segment_passes_over_a_damaged_image(trained, tmp_path, caplog):
         segment(trained / "model", [folder / "validation_0001.jpg"], output=tmp_path / "out")
 
 
+def test_results_do_not_lie_among_the_images(trained):
+    images = trained / "areas" / "images" / "validation"
+    with pytest.raises(NaturalImagesValueError, match=r"--output: expected another folder"):
+        segment(trained / "model", [images], output=images)
+
+
+def test_segment_reads_what_photographs_come_as(trained, tmp_path):
+    random = np.random.default_rng(0)
+    grey = random.integers(0, 256, (20, 30)).astype(np.uint8)
+    folder = tmp_path / "été 写真 $"
+    folder.mkdir()
+    Image.fromarray(grey).save(folder / "grey 写真 5$.JPG")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(folder / "deep.PNG")
+    Image.merge("CMYK", [Image.fromarray(grey)] * 4).save(folder / "cmyk.Jpeg")
+    Image.merge("LA", [Image.fromarray(grey)] * 2).save(folder / "alpha.png")
+    reports = segment(trained / "model", [folder], output=tmp_path / "out")
+    assert len(reports) == 4
+    assert len(list((tmp_path / "out").iterdir())) == 12
+
+
 def test_listed_refuses_what_it_cannot_write(areas, tmp_path):
     folder = areas / "images" / "validation"
     assert len(listed([folder, folder / "validation_0001.jpg"])) == 3
@@ -184,6 +207,9 @@ def test_listed_refuses_what_it_cannot_write(areas, tmp_path):
     with pytest.raises(NaturalImagesDataError, match="got nothing there"):
         listed([tmp_path / "absent.jpg"])
     (tmp_path / "empty").mkdir()
+    with pytest.raises(NaturalImagesDataError, match="got none in it"):
+        listed([tmp_path / "empty"])
+    (tmp_path / "empty" / "._copied.jpg").touch()
     with pytest.raises(NaturalImagesDataError, match="got none in it"):
         listed([tmp_path / "empty"])
     with pytest.raises(NaturalImagesValueError, match="at least one image"):
