@@ -227,6 +227,9 @@ def detect(
     images: Images,
     output: Annotated[Path, typer.Option(help="Folder for pictures and detections.")],
     score: Annotated[float, typer.Option(min=0, max=1, help="Least score to keep.")] = 0.5,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Side that images are brought to, if not as trained.")
+    ] = None,
     precision: PrecisionOption = Precision.float32,
     backbone: Backbone = None,
 ) -> None:
@@ -238,6 +241,7 @@ def detect(
         images,
         output=output,
         score=score,
+        size=size,
         precision=precision.value,
         backbone=backbone,
     )

@@ -6,11 +6,12 @@ Lin et al. 2014; the format is described at https://cocodataset.org/#format-data
 import json
 import logging
 import math
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from natural_images.detection.outlines import LEAST_NUMBERS, compressed
+from natural_images.detection.outlines import LEAST_NUMBERS, compressed, mask_api
 from natural_images.errors import NaturalImagesDataError
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ SMALLEST_PX = 1.0
 NEEDED = {
     "images": ("id", "file_name", "height", "width"),
     "categories": ("id", "name"),
-    "annotations": ("id", "image_id", "category_id", "bbox", "segmentation"),
+    "annotations": ("id", "image_id", "category_id", "bbox", "area", "segmentation"),
 }
 
 Record = Mapping[str, Any]
@@ -36,7 +37,7 @@ def read_annotations(path: Path) -> dict[str, list[Record]]:
     ------
     NaturalImagesDataError
         The file is not there or no such JSON; an id is there twice; an annotation is of an image or
-        a category that is not there, has no outline, or a box outside of its image.
+        a category that is not there, has no area or outline, or a box outside of its image.
     """
     path = Path(path)
     log.info("reading %s", path)
@@ -79,9 +80,10 @@ def _checked_rows(
     for place, row in enumerate(rows):
         absent = [key for key in keys if not isinstance(row, Mapping) or key not in row]
         if absent:
+            known = f" (id {row['id']})" if "id" in keys and "id" not in absent else ""
             raise NaturalImagesDataError(
-                f"{path}: {table}[{place}]: expected the keys {list(keys)}, got none of {absent}. "
-                "Complete it"
+                f"{path}: {table}[{place}]{known}: expected the keys {list(keys)}, got none of "
+                f"{absent}. Complete it"
             )
         number = row["id"]
         if not _is_whole(number):
@@ -110,6 +112,9 @@ def _check_annotations(path: Path, tables: Mapping[str, Sequence[Record]]) -> No
             got = annotation["category_id"]
             _wrong(path, "annotations", annotation["id"], "a category of the file", got, REMOVE)
         _check_box(path, annotation, size)
+        if not (_is_number(annotation["area"]) and annotation["area"] >= 0):
+            got = repr(annotation["area"])
+            _wrong(path, "annotations", annotation["id"], "the area of its mask in px", got, REMOVE)
         _check_outline(path, annotation, size)
 
 
@@ -133,15 +138,22 @@ def _check_outline(path: Path, annotation: Record, size: tuple[int, int]) -> Non
     outline, number = annotation["segmentation"], annotation["id"]
     if isinstance(outline, Mapping):
         try:
-            found = compressed(outline)["size"]
-        except (KeyError, TypeError, ValueError) as error:
+            runs = compressed(outline)
+            found = runs["size"]
+            mask_api.area(runs)  # reads compressed ones
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             _wrong(path, "annotations", number, "run lengths of its mask", error, REMOVE)
         if list(found) != list(size):
             expected = f"run lengths of its image's size {list(size)} (height, width)"
             _wrong(path, "annotations", number, expected, list(found), REMOVE)
         return
     polygons = outline if isinstance(outline, list) else []
-    lengths = [len(polygon) if isinstance(polygon, list) else 1 for polygon in polygons]
+    lengths = []
+    for polygon in polygons:
+        if not (isinstance(polygon, list) and _are_numbers(polygon)):
+            got = f"{polygon!r:.60}"
+            _wrong(path, "annotations", number, "a list of polygons x, y, x, y, …", got, REMOVE)
+        lengths.append(len(polygon))
     if any(length % 2 for length in lengths):
         _wrong(path, "annotations", number, "polygons x, y, x, y, …", "an odd number", REMOVE)
     # Those that are not trained on anyway may have none, as a few of COCO's.
@@ -163,3 +175,11 @@ def _is_whole(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_numbers(values: list[Any]) -> bool:
+    # Not one by one: the outlines of COCO have many millions.
+    try:
+        return math.isfinite(sum(array("d", values)))
+    except (TypeError, OverflowError):
+        return False

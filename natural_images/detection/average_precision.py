@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
+from natural_images.detection.annotation_file import is_crowd
 from natural_images.errors import NaturalImagesDataError
 
 log = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ def _truth(ground_truth: Path | Mapping[str, Any]) -> dict[str, Any]:
     content: Mapping[str, Any] = read or json.loads(Path(str(ground_truth)).read_bytes())
     annotations = [
         # Numbered anew: matches are noted by these ids, of which 0 means none.
-        {"iscrowd": 0, **annotation, "id": place}
+        {**annotation, "iscrowd": int(is_crowd(annotation)), "id": place}
         for place, annotation in enumerate(content["annotations"], start=1)
     ]
     for annotation in content["annotations"]:

@@ -11,6 +11,7 @@ from rich.progress import track
 
 from fastvim.files import atomic_path
 from natural_images.classification.folder import SUFFIXES
+from natural_images.classification.images import upright
 from natural_images.dense_run import Precision, check_run, default_device
 from natural_images.detection.augment import AugmentSection, fill_colour, fit
 from natural_images.detection.coco import read_image
@@ -28,11 +29,12 @@ def detect(
     *,
     output: Path,
     score: float = 0.5,
+    size: int | None = None,
     precision: Precision = "float32",
     device: str | None = None,
     backbone: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Find the objects in photographs of any size.
+    """Find the objects in photographs of any size, upright as their EXIF data say.
 
     Parameters
     ----------
@@ -46,6 +48,9 @@ def detect(
         keeps its path below it.
     score
         Least score of what is kept.
+    size
+        Side in px of the square that a photograph is brought to, by default as trained: a larger
+        one shows smaller objects, at the price of time and memory.
     device
         By default "cuda" where there is one.
     backbone
@@ -60,18 +65,27 @@ def detect(
     Raises
     ------
     NaturalImagesValueError, NaturalImagesDataError
-        Where an option, the model or an image does not serve.
+        Where an option, the model or the images do not serve. An image that cannot be read among
+        others is told of and passed over.
     """
     check_run(precision=precision)
     if not 0 <= score <= 1:
         raise NaturalImagesValueError(f"score: expected a number from 0 to 1, got {score}")
-    named = _find_files(images)
+    if size is not None and size < 1:
+        raise NaturalImagesValueError(f"size: expected at least 1 px, got {size}")
+    named = _find_files(images, Path(output))
     model, info = load_detector(model_path, default_device(device), model=backbone)
-    augment = AugmentSection(size=info.size, mean=info.mean, std=info.std)
+    augment = AugmentSection(size=size or info.size, mean=info.mean, std=info.std)
     finder = Finder(model, augment, precision)
     written = []
     for name, file in track(named.items(), description="detecting"):
-        image = read_image(file)
+        try:
+            image = upright(read_image(file))
+        except NaturalImagesDataError as error:
+            if len(named) == 1:
+                raise
+            log.warning("%s. It is passed over", error)
+            continue
         placement = fit((image.height, image.width), augment.size)
         pixels = torch.from_numpy(placement.pixels(image, fill_colour(augment)).copy())
         found = finder.find(pixels.unsqueeze(0), [placement])[0].from_score(score)
@@ -86,17 +100,31 @@ def detect(
         save_png(draw_instances(image, found, info.classes), output / f"{name}.png")
         with atomic_path(output / f"{name}.json") as temporary:
             temporary.write_text(json.dumps(written[-1], indent=1) + "\n")
+    if not written:
+        first = next(iter(named.values()))
+        raise NaturalImagesDataError(f"none of {len(named)} images can be read, {first} for one")
     log.info("%d objects in %d images: %s", _count(written), len(written), output)
     return written
 
 
-def _find_files(images: Sequence[Path]) -> dict[str, Path]:
-    """Image files by the names of their results; a folder's by their paths below it."""
+def _find_files(images: Sequence[Path], output: Path) -> dict[str, Path]:
+    """Image files by the names of their results; a folder's by their paths below it.
+
+    What lies in `output` below a folder are results of an earlier call, and no photographs.
+    """
     found: dict[str, Path] = {}
     for given in map(Path, images):
-        inside = sorted(p for p in given.rglob("*") if p.suffix.lower() in SUFFIXES)
-        for file in inside if given.is_dir() else [given]:
+        if not given.exists():
+            raise NaturalImagesDataError(
+                f"{given}: expected an image or a folder of images, got nothing there"
+            )
+        for file in _inside(given, output) if given.is_dir() else [given]:
             name = file.relative_to(given if given.is_dir() else given.parent)
+            if (output / name).resolve().parent == file.resolve().parent:
+                raise NaturalImagesValueError(
+                    f"--output: expected another folder than that of {file}, got {output}. Name a "
+                    "folder for the results, which could replace an image"
+                )
             other = found.setdefault(str(name.with_suffix("")), file)
             if other != file:
                 raise NaturalImagesValueError(
@@ -108,6 +136,19 @@ def _find_files(images: Sequence[Path]) -> dict[str, Path]:
             f"expected images ({', '.join(SUFFIXES)}), got none in {[str(p) for p in images]}"
         )
     return found
+
+
+def _inside(folder: Path, output: Path) -> list[Path]:
+    # macOS leaves ._name beside files that it copies.
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    )
+    written = output.resolve()
+    if folder.resolve() not in written.parents:
+        return files
+    return [file for file in files if not file.resolve().is_relative_to(written)]
 
 
 def _count(written: Sequence[dict[str, Any]]) -> int:

@@ -90,6 +90,7 @@ def evaluate(
             f"({', '.join(images.classes[:3])}, …). Evaluate on the data that it was trained for"
         )
     indices = spread(len(images), limit)
+    check_objects(images, indices)
     augment = AugmentSection(size=info.size, mean=info.mean, std=info.std)
     finder = Finder(model, augment, precision)
     chosen = {int(indices[place]) for place in spread(len(indices), DRAWN)}
@@ -132,20 +133,24 @@ def evaluate(
     return metrics
 
 
+def check_objects(images: CocoImages, indices: np.ndarray) -> None:
+    """Raise NaturalImagesDataError where no object is annotated in images at `indices`.
+
+    There is no average precision of them, which is better known before a model has seen them.
+    """
+    if not np.isin(indices, images.with_instances()).any():
+        raise NaturalImagesDataError(
+            f"{images.annotations}: expected an object in {len(indices)} images, got none. Take "
+            "more images"
+        )
+
+
 def compare(
     images: CocoImages, indices: np.ndarray, results: list[dict[str, Any]]
 ) -> tuple[Scores, Scores]:
-    """Scores of boxes and of masks that were found in images at `indices`.
-
-    Raises NaturalImagesDataError where no object is annotated there.
-    """
+    """Scores of boxes and of masks that were found in images at `indices`."""
     ids = images.ids[indices].tolist()
     box, mask = (scores(images.annotations, results, kind, images=ids) for kind in ("bbox", "segm"))
-    if box.numbers["AP"] is None:
-        raise NaturalImagesDataError(
-            f"{images.annotations}: expected an object in {len(ids)} images, got none. Take more "
-            "images"
-        )
     return box, mask
 
 

@@ -29,6 +29,7 @@ Beside each ``conv`` of the pyramid and the box heads stands its LayerNorm ``ln.
 too, or ``conv.bias`` in their place.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,8 @@ from fastvim.published_file import BACKBONE, PublishedFile
 from fastvim.registry import MODELS, list_models
 from natural_images.detection.head_section import HeadSection
 from natural_images.errors import NaturalImagesDataError
+
+log = logging.getLogger(__name__)
 
 ENTRIES = ("state_dict", "model", "")
 PARTS = (BACKBONE, "neck.", "rpn_head.", "roi_head.")
@@ -95,6 +98,9 @@ def open_published(path: Path, model: str | None = None) -> PublishedDetector:
         )
     backbone = PublishedFile(path, "", _under(tensors, BACKBONE), [])
     options = {**backbone.shared_options(), "out_indices": [-1]}
+    if model is None:
+        model = _backbone_name(options["embed_dim"])
+        log.info("%s: taken for a %s; a Vim's file is not told from it (--backbone)", path, model)
     count = len(tensors["roi_head.bbox_head.0.fc_cls.weight"]) - 1
     classes, ids = _class_names(count)
     described = {
@@ -103,7 +109,7 @@ def open_published(path: Path, model: str | None = None) -> PublishedDetector:
         "mean": IMAGENET_DEFAULT_MEAN,
         "std": IMAGENET_DEFAULT_STD,
         "size": backbone.trained_grid(None)[0] * backbone.patch,
-        "model": model or _backbone_name(options["embed_dim"]),
+        "model": model,
         "options": options,
         "heads": _heads(tensors),
     }

@@ -22,7 +22,7 @@ from natural_images.detection.detector import (
     build_detector,
     save_detector,
 )
-from natural_images.detection.evaluate import compare
+from natural_images.detection.evaluate import check_objects, compare
 from natural_images.detection.predictions import Finder
 from natural_images.detection.samples import TrainingSamples
 from natural_images.errors import (
@@ -156,6 +156,7 @@ def _open(experiment: "DetectionExperiment") -> tuple[CocoImages, CocoImages]:
         raise NaturalImagesDataError(
             f"{training.annotations}: expected objects to train on, got none"
         )
+    check_objects(validation, spread(len(validation), VALIDATED))
     return training, validation
 
 

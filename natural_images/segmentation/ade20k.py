@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 from rich.progress import track
 
 from fastvim.training.prefetch import prefetch
-from natural_images.classification.images import BadImage, decode
+from natural_images.classification.images import BadImage, decode, upright
 from natural_images.errors import NaturalImagesDataError, NaturalImagesValueError
 
 log = logging.getLogger(__name__)
@@ -33,16 +33,6 @@ IGNORED = 255
 """Label of pixels that count neither in training nor in scores."""
 MOST_CLASSES = 254
 """With one more, a class would be stored in annotations as 255 and be taken for ignored pixels."""
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What makes an image upright, by its EXIF orientation."""
 CLASSES = 150
 """Of the scene parsing benchmark, where neither a table nor the caller says how many there are."""
 
@@ -172,7 +162,7 @@ def read_image(file: Path) -> np.ndarray:
     so viewers show them to whoever annotates them.
     """
     try:
-        return np.asarray(_upright(decode(file.read_bytes())))
+        return np.asarray(upright(decode(file.read_bytes())))
     except (OSError, BadImage) as error:
         raise NaturalImagesDataError(
             f"{file}: expected an image, cannot be read ({error}). Copy it again or remove it"
@@ -262,15 +252,6 @@ def _class_names(table: Path) -> tuple[tuple[str, ...], ...]:
             "in the last column. Copy it again, or remove it"
         )
     return names
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    # What damaged EXIF data raise depends on where the damage is; the image itself is sound.
-    except Exception:
-        turn = None
-    return image if turn is None else image.transpose(turn)
 
 
 def is_image(file: Path) -> bool:

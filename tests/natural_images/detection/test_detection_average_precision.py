@@ -1,6 +1,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -66,6 +67,7 @@ def test_crowds_neither_help_nor_harm(truth):
 def test_a_file_without_iscrowd_is_read_and_one_without_area_named(truth, tmp_path):
     file = tmp_path / "truth.json"
     del truth["annotations"][0]["iscrowd"]
+    truth["annotations"][1]["iscrowd"] = None
     file.write_text(json.dumps(truth))
     rows = [found(row, 0.9) for row in truth["annotations"]]
     assert average_precision(file, rows, "bbox")["AP"] == pytest.approx(1)
@@ -76,6 +78,41 @@ def test_a_file_without_iscrowd_is_read_and_one_without_area_named(truth, tmp_pa
     truth["annotations"][1]["area"] = 400
     with pytest.raises(NaturalImagesDataError, match=r"got 1 other images, \[99\]"):
         average_precision(truth, [{**rows[0], "image_id": 99}], "bbox")
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools'
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_the_numbers_of_pycocotools(kind, tmp_path, draw_square):
+    random = np.random.default_rng(0)
+    sides = {"height": 200, "width": 200}
+    truth = {
+        "images": [{"id": i, "file_name": f"{i}.png", **sides} for i in range(8)],
+        "categories": [{"id": number, "name": str(number)} for number in (1, 44, 90, 91)],
+        "annotations": [],
+    }
+    rows = []
+    for number in range(1, 81):
+        x, y, side = (int(value) for value in random.integers((0, 0, 4), (90, 90, 110)))
+        category = int(random.choice((1, 44, 90)))  # of 91 there is none
+        one = draw_square(number, number % 7, x, y, side, category, iscrowd=int(number % 9 == 0))
+        truth["annotations"].append(one)
+        for score in random.random(3):
+            wider = side + abs(round(random.normal(0, 0.1 * side)))
+            other = draw_square(0, number % 8, x, y, wider, category)
+            runs = mask_api.merge(mask_api.frPyObjects(other["segmentation"], 200, 200))
+            rows.append(found(one, score, bbox=other["bbox"], segmentation=as_text(runs)))
+    file = tmp_path / "truth.json"
+    file.write_text(json.dumps(truth))
+    reference = COCO(str(file))
+    left_out = "bbox" if kind == "segm" else "segmentation"
+    results = reference.loadRes([{k: v for k, v in r.items() if k != left_out} for r in rows])
+    evaluation = COCOeval(reference, results, kind)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    numbers = average_precision(truth, rows, kind)
+    assert list(numbers.values()) == pytest.approx(evaluation.stats.tolist(), abs=1e-12)
+    assert 0.1 < numbers["AP"] < 0.9
 
 
 @pytest.mark.data

@@ -80,6 +80,14 @@ def changed(key, value, place=0, table="annotations"):
         (changed("segmentation", []), "annotation 5: expected a polygon of at least three points"),
         (changed("segmentation", [[1, 2, 3, 4]]), "annotation 5: expected a polygon of at least"),
         (changed("segmentation", [[1, 2, 3, 4, 5, 6, 7]]), "annotation 5: .*an odd number"),
+        (changed("segmentation", [1, 2, 3, 4, 5, 6]), "annotation 5: .*a list of polygons .*got 1"),
+        (changed("segmentation", [[1, 2, 3, 4, 5, "6"]]), "annotation 5: .*a list of polygons"),
+        (changed("segmentation", [[1, 2, 3, 4, 5, float("nan")]]), "annotation 5: .*a list of pol"),
+        (
+            changed("segmentation", {"size": [40, 48], "counts": "abc"}),
+            "annotation 5: expected run lengths of its mask",
+        ),
+        (changed("area", None), "annotation 5: expected the area of its mask"),
         (
             changed("segmentation", {"size": [40, 48], "counts": [3, 4]}),
             "annotation 5: expected run lengths of its mask",
@@ -89,7 +97,12 @@ def changed(key, value, place=0, table="annotations"):
             "annotation 5: expected run lengths of its image's size",
         ),
         (changed("height", 0, 0, "images"), "image 10: expected a height and a width"),
-        (lambda d: d["annotations"][1].pop("bbox"), r"annotations\[1\]: expected the keys"),
+        (
+            lambda d: d["annotations"][1].pop("bbox"),
+            r"annotations\[1\] \(id 6\): expected the keys",
+        ),
+        (lambda d: d["annotations"][1].pop("area"), r"\(id 6\): .*got none of \['area'\]"),
+        (lambda d: d["annotations"][1].pop("id"), r"annotations\[1\]: expected the keys"),
         (lambda d: d.pop("annotations"), "got no list 'annotations'"),
         (lambda d: d["categories"].clear(), "expected categories, got none"),
     ],

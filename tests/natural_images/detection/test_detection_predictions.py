@@ -8,7 +8,7 @@ from torch import nn
 from natural_images.detection.augment import AugmentSection
 from natural_images.detection.average_precision import scores
 from natural_images.detection.coco import open_coco
-from natural_images.detection.evaluate import compare
+from natural_images.detection.evaluate import check_objects, compare
 from natural_images.detection.outlines import mask_api
 from natural_images.detection.predictions import Finder, annotated
 from natural_images.errors import NaturalImagesDataError
@@ -75,7 +75,8 @@ def test_a_missed_image_counts_unless_it_is_left_out(images):
     assert box.numbers["AP"] < 1
     assert scores(images.annotations, rows, "bbox", images=[10, 11]).numbers["AP"] == 1
     with pytest.raises(NaturalImagesDataError, match="expected an object in 1 images"):
-        compare(images, np.array([2]), [])
+        check_objects(images, np.array([2]))
+    check_objects(images, np.array([2, 3]))
 
 
 def test_from_score(images):

@@ -53,12 +53,16 @@ def test_a_file_of_eighty_classes_is_of_coco(tmp_path):
     assert info.mean == (0.485, 0.456, 0.406)
 
 
-def test_a_file_of_a_vim_needs_its_name(tmp_path):
+def test_a_file_of_a_vim_needs_its_name(tmp_path, caplog):
     model = build("vim_small_patch16_dense", num_classes=2)
     torch.save(published(model), tmp_path / "vim.pth")
     loaded, info = load_detector(tmp_path / "vim.pth", model="vim_small_patch16_dense")
     assert type(loaded.backbone) is type(model.backbone)
     assert info.model == "vim_small_patch16_dense"
+    assert "taken for" not in caplog.text
+    with caplog.at_level("INFO"):
+        load_detector(tmp_path / "vim.pth")
+    assert "vim.pth: taken for a fastvim_" in caplog.text
     assert detections(model).scores.equal(detections(loaded).scores)
 
 

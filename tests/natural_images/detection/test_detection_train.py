@@ -83,6 +83,9 @@ def test_what_cannot_be_trained(experiment_file, coco, tmp_path):
         attempt("model.name=vit")
     file = coco / "annotations" / "instances_val2017.json"
     described = json.loads(file.read_text())
+    file.write_text(json.dumps({**described, "annotations": []}))
+    with pytest.raises(NaturalImagesDataError, match=r"val2017.json: expected an object in 4 imag"):
+        attempt()
     described["categories"][0]["name"] = "plus"
     file.write_text(json.dumps(described))
     with pytest.raises(NaturalImagesDataError, match=r"same categories .*plus"):

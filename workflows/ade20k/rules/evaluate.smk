@@ -28,4 +28,4 @@ rule evaluate:
         limit=optional("limit", config["evaluate"]["limit"]),
     shell:
         "natural-images evaluate-segmentation {input.model:q} {input.images:q}"
-        " --output {params.output:q} {params.limit} &> {log:q}"
+        " --output {params.output:q} --workers {threads} {params.limit} &> {log:q}"

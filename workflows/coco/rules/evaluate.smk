@@ -30,4 +30,4 @@ rule evaluate:
         limit=optional("limit", config["evaluate"]["limit"]),
     shell:
         "natural-images evaluate-detection {input.model:q} {input.images:q}"
-        " --output {params.output:q} {params.backbone} {params.limit} &> {log:q}"
+        " --output {params.output:q} --workers {threads} {params.backbone} {params.limit} &> {log:q}"
