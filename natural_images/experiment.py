@@ -29,6 +29,15 @@ class ModelSection:
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        options = {} if self.options is None else self.options
+        if not isinstance(self.name, str) or not isinstance(options, Mapping):
+            raise NaturalImagesValueError(
+                f"expected a model's name and a mapping of options, got {self.name!r} and "
+                f"{options!r}"
+            )
+        object.__setattr__(self, "options", options)
+
 
 @dataclass(frozen=True)
 class DataSection:

@@ -1,7 +1,6 @@
 """Train a detector on photographs whose objects have boxes and masks."""
 
 import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,8 @@ from torch import Tensor, nn
 from fastvim.training import fit
 from natural_images.batches import launched_processes, share_batch
 from natural_images.classification.augment import Augment, normalise
-from natural_images.dense_initial import digest, load_backbone
+from natural_images.dense_experiment import identity
+from natural_images.dense_initial import load_backbone
 from natural_images.dense_run import spread
 from natural_images.detection.coco import CocoImages, open_coco
 from natural_images.detection.detector import (
@@ -68,11 +68,6 @@ def train(experiment: "DetectionExperiment", output: Path, checkpoints: Path) ->
         The images are not what the experiment says, or weights to start from do not fit.
     """
     check_places(output, checkpoints)
-    if experiment.recipe.ema_decay is not None:
-        raise NaturalImagesValueError(
-            f"{experiment.path}: recipe.ema_decay: expected none for a detector, whose folder has "
-            f"one set of weights, got {experiment.recipe.ema_decay}. Remove it"
-        )
     training, validation = _open(experiment)
     model = _create(experiment, training)
     samples = TrainingSamples(training, training.with_instances(), experiment.augment)
@@ -94,7 +89,7 @@ def train(experiment: "DetectionExperiment", output: Path, checkpoints: Path) ->
             directory=checkpoints,
             validate=trial.validate,
             on_batch=trial.prepare,
-            identity=_identity(experiment, training),
+            identity=identity(experiment, _digest(training)),
         )
     except NaturalImagesError:
         raise
@@ -139,7 +134,7 @@ class _Trial:
 
 
 def _open(experiment: "DetectionExperiment") -> tuple[CocoImages, CocoImages]:
-    path = experiment.data.path
+    path, expected = experiment.data.path, experiment.data.classes
     training, validation = open_coco(path, split="train"), open_coco(path, split="val")
     here, there = (
         dict(zip(images.category_ids, images.classes, strict=True))
@@ -151,6 +146,11 @@ def _open(experiment: "DetectionExperiment") -> tuple[CocoImages, CocoImages]:
             f"{path}: expected the same categories to train and to validate on, got others in "
             f"{training.annotations.name} than in {validation.annotations.name}: "
             + ", ".join(f"{n}: {here.get(n)} and {there.get(n)}" for n in numbers[:5])
+        )
+    if expected is not None and len(here) != expected:
+        raise NaturalImagesDataError(
+            f"{training.annotations}: expected {expected} categories, got {len(here)}. Complete "
+            "the data or set data.classes"
         )
     if not len(training.with_instances()):
         raise NaturalImagesDataError(
@@ -191,17 +191,9 @@ def _info(experiment: "DetectionExperiment", training: CocoImages) -> DetectorIn
     )
 
 
-def _identity(experiment: "DetectionExperiment", training: CocoImages) -> dict[str, str | None]:
-    """What makes a run this one, beside its recipe."""
-    images = hashlib.sha256("\n".join(training.classes).encode())
-    outlines = training.outlines
-    for values in (training.files, training.first, training.labels, outlines.points):
-        images.update(values.tobytes())
-    model = experiment.model
-    return {
-        "images": images.hexdigest()[:16],
-        "augment": repr(experiment.augment),
-        "heads": repr(experiment.heads),
-        "options": json.dumps({"name": model.name, **model.options}, sort_keys=True, default=str),
-        "initial": digest(experiment.initial) if experiment.initial is not None else None,
-    }
+def _digest(training: CocoImages) -> str:
+    """Categories, names of images and outlines: other ones make another run."""
+    found = hashlib.sha256("\n".join(training.classes).encode())
+    for values in (training.files, training.first, training.labels, training.outlines.points):
+        found.update(values.tobytes())
+    return found.hexdigest()

@@ -1,7 +1,6 @@
 """Train a segmenter on photographs whose every pixel has a class."""
 
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Mapping
@@ -15,7 +14,8 @@ from torch import Tensor, nn
 from fastvim.training import fit
 from natural_images.batches import launched_processes, share_batch
 from natural_images.classification.augment import Augment, normalise
-from natural_images.dense_initial import digest, load_backbone
+from natural_images.dense_experiment import identity
+from natural_images.dense_initial import load_backbone
 from natural_images.errors import (
     NaturalImagesDataError,
     NaturalImagesError,
@@ -68,11 +68,6 @@ def train(experiment: "SegmentationExperiment", output: Path, checkpoints: Path)
         The images are not what the experiment says, or weights to start from do not fit.
     """
     check_places(output, checkpoints)
-    if experiment.recipe.ema_decay is not None:
-        raise NaturalImagesValueError(
-            f"{experiment.path}: recipe.ema_decay: expected none for a segmenter, whose folder has "
-            f"one set of weights, got {experiment.recipe.ema_decay}. Remove it"
-        )
     training, validation = _open(experiment)
     model = _create(experiment, training)
     recipe = share_batch(experiment.recipe, experiment.data.images_at_once, launched_processes())
@@ -95,7 +90,7 @@ def train(experiment: "SegmentationExperiment", output: Path, checkpoints: Path)
             directory=checkpoints,
             validate=trial.validate,
             on_batch=trial.prepare,
-            identity=_identity(experiment, training),
+            identity=identity(experiment, _digest(training)),
         )
     except NaturalImagesError:
         raise
@@ -191,16 +186,7 @@ def _create(experiment: "SegmentationExperiment", training: AnnotatedImages) -> 
     return model
 
 
-def _identity(
-    experiment: "SegmentationExperiment", training: AnnotatedImages
-) -> dict[str, str | None]:
-    """What makes a run this one, beside its recipe."""
+def _digest(training: AnnotatedImages) -> str:
+    """Names of classes and images: other ones make another run."""
     names = "\n".join((*training.classes, *(file.name for file in training.files)))
-    model = experiment.model
-    return {
-        "images": hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()[:16],
-        "augment": repr(experiment.augment),
-        "heads": repr(experiment.heads),
-        "options": json.dumps({"name": model.name, **model.options}, sort_keys=True, default=str),
-        "initial": digest(experiment.initial) if experiment.initial is not None else None,
-    }
+    return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()

@@ -77,6 +77,8 @@ def test_what_cannot_be_trained(experiment_file, coco, tmp_path):
         experiment = load_experiment(experiment_file, overrides)
         train(experiment, tmp_path / "model", tmp_path / "run")
 
+    with pytest.raises(NaturalImagesDataError, match="expected 9 categories, got 2"):
+        attempt("data.classes=9")
     with pytest.raises(NaturalImagesValueError, match=r"recipe.ema_decay: expected none"):
         attempt("recipe.ema_decay=0.9")
     with pytest.raises(NaturalImagesValueError, match=r"experiment.yaml: model"):
