@@ -1,10 +1,14 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from natural_images.segmentation.ade20k import open_ade20k
 from natural_images.segmentation.metrics import confusion_matrix, scores
+
+DATA = Path(__file__).parents[4] / "shared" / "data" / "natural_ade20k_sceneparsing150"
 
 
 def test_confusion_counts_labels_in_rows_and_passes_over_ignored():
@@ -58,3 +62,16 @@ def test_scores_agree_with_scikit_learn():
 def test_nothing_labelled_is_no_score():
     found = scores(torch.zeros(2, 2), ["a", "b"])
     assert all(map(math.isnan, (found.miou, found.mean_accuracy, found.pixel_accuracy)))
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not DATA.exists(), reason="ADE20K's samples are not in ../shared/data")
+@pytest.mark.parametrize(("shift", "miou"), [(0, 1), (1, 0)])
+def test_labels_of_published_samples_as_predictions(shift, miou):
+    source = open_ade20k(DATA / "sampleData", split="validation", classes=150)
+    confusion = torch.zeros(150, 150, dtype=torch.int64)
+    for index in range(len(source)):
+        labels = torch.from_numpy(source.read(index)[1].copy())
+        confusion += confusion_matrix(labels, (labels + shift) % 150, 150)
+    # A shift by one moves no class onto one that is labelled with it.
+    assert scores(confusion, source.classes).miou == miou
