@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal, Protocol, get_args
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from natural_images.errors import NaturalImagesDataError, NaturalImagesValueError
 
@@ -84,15 +84,6 @@ def decode(data: bytes) -> Image.Image:
         known = isinstance(error, Image.UnidentifiedImageError)
         # Pillow's own sentence there names an object in memory.
         raise BadImage("not an image file" if known else str(error) or repr(error)) from error
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """Turn a decoded photograph as its EXIF orientation says, as viewers show it."""
-    try:
-        return ImageOps.exif_transpose(image)
-    # What damaged EXIF data raise depends on where the damage is; the image itself is sound.
-    except Exception:
-        return image
 
 
 def open_images(path: Path, *, split: Split = "train", classes: int | None = None) -> ImageSource:

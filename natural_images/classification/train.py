@@ -14,7 +14,7 @@ from natural_images.batches import launched_processes, share_batch
 from natural_images.classification.architectures import create_classifier
 from natural_images.classification.batch_augment import BatchAugment
 from natural_images.classification.model_files import save_model
-from natural_images.errors import NaturalImagesError, NaturalImagesValueError
+from natural_images.errors import blamed_on
 from natural_images.output_folder import check_places
 from natural_images.splits import Splits, identity, open_splits, validation_batches
 
@@ -101,7 +101,7 @@ def fit_classifier(
     facts = identity(experiment, splits)
     if initial is not None:
         facts["initial"] = initial
-    try:
+    with blamed_on(experiment.path):
         return fit(
             model,
             splits.train,
@@ -112,10 +112,6 @@ def fit_classifier(
             on_batch=BatchAugment(experiment.augment, len(splits.classes)),
             identity=facts,
         )
-    except NaturalImagesError:
-        raise
-    except (ValueError, FloatingPointError) as error:
-        raise NaturalImagesValueError(f"{experiment.path}: {error}") from error
 
 
 def soft_cross_entropy(

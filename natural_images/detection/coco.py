@@ -10,10 +10,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 from PIL import Image
 
-from natural_images.classification.images import BadImage, decode
 from natural_images.detection.annotation_file import is_crowd, read_annotations, trains
 from natural_images.detection.outlines import Outlines, pack
 from natural_images.errors import NaturalImagesDataError, NaturalImagesValueError
+from natural_images.photographs import read_photograph
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,8 @@ class CocoImages:
 
         Raises NaturalImagesDataError where it does not decode or has another size than it should.
         """
-        image = read_image(self.folder / self.name(index))
+        # Boxes and the size in the file are those of the pixels as they are stored.
+        image = read_photograph(self.folder / self.name(index), upright=False)
         if (image.height, image.width) != self.size(index):
             height, width = self.size(index)
             raise NaturalImagesDataError(
@@ -87,17 +88,6 @@ class CocoImages:
                 "annotated"
             )
         return image
-
-
-def read_image(path: Path) -> Image.Image:
-    """Decode an image file to RGB; raises NaturalImagesDataError where that cannot be done."""
-    try:
-        return decode(Path(path).read_bytes())
-    except OSError as error:
-        reason = error.strerror or str(error)
-    except BadImage as error:
-        reason = error.reason
-    raise NaturalImagesDataError(f"{path}: expected an image, got: {reason}. Copy it again")
 
 
 def open_coco(path: Path, *, split: Split = "train") -> CocoImages:

@@ -10,15 +10,13 @@ import torch
 from rich.progress import track
 
 from fastvim.files import atomic_path
-from natural_images.classification.folder import SUFFIXES
-from natural_images.classification.images import upright
 from natural_images.dense_run import Precision, check_run, default_device
 from natural_images.detection.augment import AugmentSection, fill_colour, fit
-from natural_images.detection.coco import read_image
 from natural_images.detection.detector import load_detector
 from natural_images.detection.pictures import draw_instances, save_png
 from natural_images.detection.predictions import Finder
 from natural_images.errors import NaturalImagesDataError, NaturalImagesValueError
+from natural_images.photographs import find_photographs, read_photograph
 
 log = logging.getLogger(__name__)
 
@@ -73,14 +71,14 @@ def detect(
         raise NaturalImagesValueError(f"score: expected a number from 0 to 1, got {score}")
     if size is not None and size < 1:
         raise NaturalImagesValueError(f"size: expected at least 1 px, got {size}")
-    named = _find_files(images, Path(output))
+    named = find_photographs(images, Path(output))
     model, info = load_detector(model_path, default_device(device), model=backbone)
     augment = AugmentSection(size=size or info.size, mean=info.mean, std=info.std)
     finder = Finder(model, augment, precision)
     written = []
     for name, file in track(named.items(), description="detecting"):
         try:
-            image = upright(read_image(file))
+            image = read_photograph(file)
         except NaturalImagesDataError as error:
             if len(named) == 1:
                 raise
@@ -105,50 +103,6 @@ def detect(
         raise NaturalImagesDataError(f"none of {len(named)} images can be read, {first} for one")
     log.info("%d objects in %d images: %s", _count(written), len(written), output)
     return written
-
-
-def _find_files(images: Sequence[Path], output: Path) -> dict[str, Path]:
-    """Image files by the names of their results; a folder's by their paths below it.
-
-    What lies in `output` below a folder are results of an earlier call, and no photographs.
-    """
-    found: dict[str, Path] = {}
-    for given in map(Path, images):
-        if not given.exists():
-            raise NaturalImagesDataError(
-                f"{given}: expected an image or a folder of images, got nothing there"
-            )
-        for file in _inside(given, output) if given.is_dir() else [given]:
-            name = file.relative_to(given if given.is_dir() else given.parent)
-            if (output / name).resolve().parent == file.resolve().parent:
-                raise NaturalImagesValueError(
-                    f"--output: expected another folder than that of {file}, got {output}. Name a "
-                    "folder for the results, which could replace an image"
-                )
-            other = found.setdefault(str(name.with_suffix("")), file)
-            if other != file:
-                raise NaturalImagesValueError(
-                    f"images: expected different names, got {other} and {file}. Give them in two "
-                    "calls with different outputs"
-                )
-    if not found:
-        raise NaturalImagesDataError(
-            f"expected images ({', '.join(SUFFIXES)}), got none in {[str(p) for p in images]}"
-        )
-    return found
-
-
-def _inside(folder: Path, output: Path) -> list[Path]:
-    # macOS leaves ._name beside files that it copies.
-    files = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    )
-    written = output.resolve()
-    if folder.resolve() not in written.parents:
-        return files
-    return [file for file in files if not file.resolve().is_relative_to(written)]
 
 
 def _count(written: Sequence[dict[str, Any]]) -> int:

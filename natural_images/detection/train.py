@@ -27,8 +27,8 @@ from natural_images.detection.predictions import Finder
 from natural_images.detection.samples import TrainingSamples
 from natural_images.errors import (
     NaturalImagesDataError,
-    NaturalImagesError,
     NaturalImagesValueError,
+    blamed_on,
 )
 from natural_images.output_folder import check_places
 
@@ -80,7 +80,7 @@ def train(experiment: "DetectionExperiment", output: Path, checkpoints: Path) ->
         *(len(samples), len(training), len(validation), len(training.classes)),
     )
     trial = _Trial(experiment, validation)
-    try:
+    with blamed_on(experiment.path):
         last = fit(
             model,
             samples,
@@ -91,10 +91,6 @@ def train(experiment: "DetectionExperiment", output: Path, checkpoints: Path) ->
             on_batch=trial.prepare,
             identity=identity(experiment, _digest(training)),
         )
-    except NaturalImagesError:
-        raise
-    except (ValueError, FloatingPointError) as error:
-        raise NaturalImagesValueError(f"{experiment.path}: {error}") from error
     if last is not None:
         save_detector(model, output, _info(experiment, training))
 

@@ -16,7 +16,7 @@ from fastvim.masked_autoencoder import MaskedAutoencoder
 from fastvim.training import fit
 from natural_images.batches import launched_processes, share_batch
 from natural_images.classification.augment import normalise
-from natural_images.errors import NaturalImagesError, NaturalImagesValueError
+from natural_images.errors import NaturalImagesValueError, blamed_on
 from natural_images.experiment import expect_no_averaging, expect_task
 from natural_images.masked.reconstruction import draw, reconstruct
 from natural_images.output_folder import check_places
@@ -75,7 +75,7 @@ def pretrain(experiment: "Experiment", output: Path, checkpoints: Path) -> None:
     )
     trial = _Trial(experiment, model, splits, checkpoints)
     facts = {**identity(experiment, splits), "mask_ratio": experiment.masking.mask_ratio}
-    try:
+    with blamed_on(experiment.path):
         last = fit(
             model,
             splits.train,
@@ -86,10 +86,6 @@ def pretrain(experiment: "Experiment", output: Path, checkpoints: Path) -> None:
             on_batch=trial.prepare,
             identity=facts,
         )
-    except NaturalImagesError:
-        raise
-    except (ValueError, FloatingPointError) as error:
-        raise NaturalImagesValueError(f"{experiment.path}: {error}") from error
     if last is not None:
         _save(model, experiment, output)
 

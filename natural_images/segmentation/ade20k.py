@@ -12,8 +12,9 @@ from PIL import Image
 from rich.progress import track
 
 from fastvim.training.prefetch import prefetch
-from natural_images.classification.images import BadImage, decode, upright
+from natural_images.classification.folder import SUFFIXES
 from natural_images.errors import NaturalImagesDataError, NaturalImagesValueError
+from natural_images.photographs import is_image, read_photograph
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,6 @@ LAYOUT = (
     f"{ANNOTATIONS}/validation/*.png; or without these splits {IMAGES}/*.jpg and "
     f"{ANNOTATIONS}/*.png"
 )
-SUFFIXES = (".jpg", ".jpeg", ".png")
 NAMES = "objectInfo*.txt"
 """Table of the classes' names, tab-separated, its last column the name and its synonyms."""
 
@@ -73,7 +73,7 @@ class AnnotatedImages:
 
         Raises NaturalImagesDataError where one of them cannot be read, or both do not fit together.
         """
-        image = read_image(self.files[index])
+        image = np.asarray(read_photograph(self.files[index]))
         labels = read_labels(self.annotation(index), len(self.classes))
         if image.shape[:2] != labels.shape:
             turned = labels.shape == image.shape[1::-1]
@@ -155,20 +155,6 @@ def check_annotations(source: AnnotatedImages, *, workers: int) -> None:
         pass
 
 
-def read_image(file: Path) -> np.ndarray:
-    """Decode an image to (h, w, 3) uint8, upright; raises NaturalImagesDataError.
-
-    It is turned as its EXIF orientation says: so the published pipeline (OpenCV) read images, and
-    so viewers show them to whoever annotates them.
-    """
-    try:
-        return np.asarray(upright(decode(file.read_bytes())))
-    except (OSError, BadImage) as error:
-        raise NaturalImagesDataError(
-            f"{file}: expected an image, cannot be read ({error}). Copy it again or remove it"
-        ) from error
-
-
 def read_labels(file: Path, classes: int) -> np.ndarray:
     """Decode an annotation to labels (h, w) uint8 in 0 … `classes` − 1, 255 where ignored.
 
@@ -200,7 +186,7 @@ def read_labels(file: Path, classes: int) -> np.ndarray:
 
 
 def _check_pairs(files: Sequence[Path], annotations: Path) -> None:
-    stored = {file.stem for file in annotations.glob("*.png") if _shown(file)}
+    stored = {file.stem for file in annotations.glob("*.png") if is_image(file)}
     absent = [file for file in files if file.stem not in stored]
     if absent:
         raise NaturalImagesDataError(
@@ -252,16 +238,6 @@ def _class_names(table: Path) -> tuple[tuple[str, ...], ...]:
             "in the last column. Copy it again, or remove it"
         )
     return names
-
-
-def is_image(file: Path) -> bool:
-    """Whether a file in a folder of images is one, by its name."""
-    return file.suffix.lower() in SUFFIXES and _shown(file)
-
-
-def _shown(file: Path) -> bool:
-    # macOS leaves ._name beside files that it copies.
-    return not file.name.startswith(".")
 
 
 def _size(pixels: np.ndarray) -> str:

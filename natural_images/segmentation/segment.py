@@ -14,8 +14,8 @@ from torch import Tensor
 from fastvim.files import atomic_path
 from fastvim.training.prefetch import prefetch
 from natural_images.dense_run import Precision, check_run, default_device
-from natural_images.errors import NaturalImagesDataError, NaturalImagesValueError
-from natural_images.segmentation.ade20k import SUFFIXES, is_image, read_image
+from natural_images.errors import NaturalImagesDataError
+from natural_images.photographs import find_photographs, read_photograph
 from natural_images.segmentation.overlay import draw_overlay, save_labels
 from natural_images.segmentation.predictions import (
     Predictor,
@@ -54,7 +54,8 @@ def segment(
         ``<name>_labels.png``, in the format of ADE20K's annotations, class k stored as k + 1; and
         ``<name>.json`` with ``image``, ``width`` and ``height`` in px (upright, where EXIF data say
         how), and ``classes``: the ones found, the largest first, each with ``class``, ``label`` (in
-        the annotation), ``share`` of the pixels and mean ``probability`` there.
+        the annotation), ``share`` of the pixels and mean ``probability`` there. An image from a
+        folder keeps its path below it.
     mode, flip, ratios, crop, stride
         How images are segmented, as in `TestSection`; by default as trained.
     workers
@@ -75,76 +76,37 @@ def segment(
         others is told of and passed over.
     """
     check_run(precision=precision, workers=workers)
-    files = listed(images)
-    _check_output(Path(output), files)
+    named = find_photographs(images, Path(output))
     model, info = load_segmenter(model_path, default_device(device), options=model_options)
     test = changed(info.test, mode=mode, flip=flip, ratios=ratios, crop=crop, stride=stride)
     predictor = Predictor(model, info.mean, info.std, test, precision)
     reports = []
-    with closing(prefetch(_read, files, workers=workers)) as read:
-        pairs = zip(files, read, strict=True)
-        for file, image in track(pairs, description="segmenting", total=len(files)):
+    with closing(prefetch(_read, named.values(), workers=workers)) as read:
+        pairs = zip(named.items(), read, strict=True)
+        for (name, file), image in track(pairs, description="segmenting", total=len(named)):
             if isinstance(image, NaturalImagesDataError):
-                if len(files) == 1:
+                if len(named) == 1:
                     raise image
                 log.warning("%s. It is passed over", image)
                 continue
             probabilities = predictor.probabilities(image)
-            reports.append(_write(file, image, probabilities, info.classes, Path(output)))
+            target = Path(output) / name
+            reports.append(_write(file, image, probabilities, info.classes, target))
     if not reports:
-        raise NaturalImagesDataError(f"none of {len(files)} images can be read, {files[0]} for one")
+        first = next(iter(named.values()))
+        raise NaturalImagesDataError(f"none of {len(named)} images can be read, {first} for one")
     return reports
-
-
-def listed(images: Sequence[Path]) -> list[Path]:
-    """Image files, and those in folders, each of another name.
-
-    Raises NaturalImagesDataError for a path that is not there or a folder without images, and
-    NaturalImagesValueError for two images that would be written under one name.
-    """
-    files: list[Path] = []
-    for path in map(Path, images):
-        inside = sorted(filter(is_image, path.iterdir())) if path.is_dir() else [path]
-        if not inside or not path.exists():
-            raise NaturalImagesDataError(
-                f"{path}: expected an image or a folder of images ({', '.join(SUFFIXES)}), got "
-                f"{'none in it' if path.exists() else 'nothing there'}"
-            )
-        files.extend(inside)
-    if not files:
-        raise NaturalImagesValueError("images: expected at least one image or folder, got none")
-    names: dict[str, Path] = {}
-    for file in files:
-        if names.setdefault(file.stem, file) != file:
-            raise NaturalImagesValueError(
-                f"images: expected each of another name, got {names[file.stem]} and {file}, whose "
-                "results would have the same. Rename one or segment them into other folders"
-            )
-    return list(names.values())
-
-
-def _check_output(output: Path, files: Sequence[Path]) -> None:
-    """Raise NaturalImagesValueError where results would lie among the images.
-
-    They could replace one, and the next run would take them for photographs.
-    """
-    beside = [file for file in files if file.parent.resolve() == output.resolve()]
-    if beside:
-        raise NaturalImagesValueError(
-            f"--output: expected another folder than that of {beside[0]}, got {output}. Name a "
-            "folder for the results"
-        )
 
 
 def _read(file: Path) -> np.ndarray | NaturalImagesDataError:
     try:
-        return read_image(file)
+        return np.asarray(read_photograph(file))
     except NaturalImagesDataError as error:
         return error
 
 
 def _write(
-    file: Path, image: np.ndarray, probabilities: Tensor, classes: Sequence[str], output: Path
+    file: Path, image: np.ndarray, probabilities: Tensor, classes: Sequence[str], target: Path
 ) -> dict[str, Any]:
     best, found = (tensor.cpu().numpy() for tensor in probabilities.float().max(dim=0))
     labels = found.astype(np.uint8)
@@ -165,9 +127,9 @@ def _write(
             if pixels[label]
         ],
     }
-    save_labels(labels, len(classes), output / f"{file.stem}_labels.png")
-    drawn = output / f"{file.stem}_overlay.png"
+    save_labels(labels, len(classes), target.with_name(f"{target.name}_labels.png"))
+    drawn = target.with_name(f"{target.name}_overlay.png")
     draw_overlay(image, {"Found": labels}, classes, drawn, title=file.name)
-    with atomic_path(output / f"{file.stem}.json") as temporary:
+    with atomic_path(target.with_name(f"{target.name}.json")) as temporary:
         temporary.write_text(json.dumps(report, indent=1) + "\n")
     return report

@@ -18,8 +18,8 @@ from natural_images.dense_experiment import identity
 from natural_images.dense_initial import load_backbone
 from natural_images.errors import (
     NaturalImagesDataError,
-    NaturalImagesError,
     NaturalImagesValueError,
+    blamed_on,
 )
 from natural_images.output_folder import check_places
 from natural_images.segmentation.ade20k import AnnotatedImages, check_annotations, open_ade20k
@@ -81,7 +81,7 @@ def train(experiment: "SegmentationExperiment", output: Path, checkpoints: Path)
         len(training.classes),
     )
     trial = _Trial(experiment, validation)
-    try:
+    with blamed_on(experiment.path):
         last = fit(
             model,
             SegmentationSamples(training, experiment.augment, in_processes=len(training) > FEW),
@@ -92,10 +92,6 @@ def train(experiment: "SegmentationExperiment", output: Path, checkpoints: Path)
             on_batch=trial.prepare,
             identity=identity(experiment, _digest(training)),
         )
-    except NaturalImagesError:
-        raise
-    except (ValueError, FloatingPointError) as error:
-        raise NaturalImagesValueError(f"{experiment.path}: {error}") from error
     if last is not None:
         info = SegmenterInfo(
             classes=training.classes,

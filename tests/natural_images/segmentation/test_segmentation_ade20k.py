@@ -2,14 +2,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 from natural_images.errors import NaturalImagesDataError, NaturalImagesValueError
 from natural_images.segmentation.ade20k import (
     IGNORED,
     check_annotations,
     open_ade20k,
-    read_image,
     read_labels,
 )
 
@@ -132,22 +131,6 @@ def test_check_finds_an_annotation_of_another_size(areas):
         check_annotations(source, workers=1)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_photograph_is_read_upright(tmp_path, orientation):
-    drawn = np.random.default_rng(0).integers(0, 256, (4, 6, 3)).astype(np.uint8)
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = orientation
-    Image.fromarray(drawn).save(tmp_path / "turned.png", exif=exif)
-    with Image.open(tmp_path / "turned.png") as image:
-        upright = np.asarray(ImageOps.exif_transpose(image))
-    assert np.array_equal(read_image(tmp_path / "turned.png"), upright)
-
-
-def test_an_image_with_damaged_exif_data_is_read(tmp_path):
-    Image.new("RGB", (6, 4)).save(tmp_path / "odd.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
-    assert read_image(tmp_path / "odd.jpg").shape == (4, 6, 3)
-
-
 def test_an_annotation_of_an_image_that_is_not_upright(areas):
     file = areas / "images" / "training" / "training_0003.jpg"
     exif = Image.Exif()
@@ -165,7 +148,7 @@ def test_check_finds_a_truncated_file(areas, kind):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     source = open_ade20k(areas, split="training")
     with pytest.raises(
-        NaturalImagesDataError, match=rf"{file.name}: expected an? .*cannot be read"
+        NaturalImagesDataError, match=rf"{file.name}: expected an? .*(cannot be read|truncated)"
     ):
         check_annotations(source, workers=1)
 
