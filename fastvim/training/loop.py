@@ -132,8 +132,9 @@ def _train(
             )
         )
         curves = stack.enter_context(Curves(directory, resumed_step=first_step)) if main else None
+        arriving = progress.waiting_for(batches)
         for step in range(first_step, plan.steps):
-            values = stepper.take(step, batches)
+            values = stepper.take(step, arriving)
             done = step + 1
             epoch = plan.epoch(step)
             progress.update(step=done, loss=values["loss"], lr=values["lr"])

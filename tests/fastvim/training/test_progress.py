@@ -1,4 +1,55 @@
+import pytest
+
+from fastvim.training import progress as module
 from fastvim.training.progress import StepProgress
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that a test moves on."""
+
+    class Clock:
+        now = 0.0
+
+        def monotonic(self):
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+def test_speed_is_of_the_steps_together_without_the_first(clock, capfd):
+    """Three quick steps and a slow one are not on average quick."""
+    with StepProgress(steps=100, first_step=0, batch_size=10, enabled=True) as progress:
+        waits = []
+
+        def slow():
+            while True:
+                clock.now += waits.pop()
+                yield {}
+
+        batches = progress.waiting_for(slow())
+        for step, (waiting, computing) in enumerate([(50, 50), (0, 1), (0, 1), (0, 1), (6, 1)]):
+            waits.append(waiting)
+            next(batches)
+            clock.now += computing
+            progress.update(step=step + 1, loss=1.5, lr=1e-3)
+    assert progress.images_per_s == 4.0  # 40 images in 10 s
+    assert (
+        capfd.readouterr().err.splitlines()[-1].endswith("4 images/s (60% waiting)  0:03:58 left")
+    )
+
+
+def test_waiting_for_data_is_counted(clock):
+    def slow():
+        for seconds in (3, 1):
+            clock.now += seconds
+            yield {}
+
+    progress = StepProgress(steps=2, first_step=0, batch_size=8, enabled=False)
+    assert len(list(progress.waiting_for(slow()))) == 2
+    assert progress._waited == 4
 
 
 def test_log_gets_plain_lines_with_the_numbers(capfd):
