@@ -6,7 +6,7 @@ from itertools import cycle, islice
 from typing import TypedDict
 
 import torch
-from fastvim_kernels import add_norm
+from fastvim_kernels import add_norm, norm_project
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -51,8 +51,14 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Tokens are (batch, *grid, dim), or (batch, token, dim) with `kept`."""
         hidden = drop_path(hidden, self.drop_rate, training=self.training)
+        in_proj = self.mixer.in_proj
+        if kept is None:
+            norm = self.norm.weight, getattr(self.norm, "bias", None)
+            projected, residual = norm_project(hidden, residual, *norm, in_proj.weight, EPS)
+            return self.mixer(projected), residual
+        walk = kept.along(self.mixer.traversal)
         normed, residual = _normed_sum((hidden, residual), self.norm)
-        return self.mixer(normed, kept), residual
+        return walk.restore(self.mixer(in_proj(walk.arrange(normed)), walk)), residual
 
 
 class EncoderOptions(TypedDict, total=False):

@@ -4,10 +4,11 @@ import math
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from fastvim_kernels import conv_pool, expand_norm_gate, mix, selective_scan
 from torch import Tensor, nn
 
-from fastvim.traversal import KeptTokens, KeptWalk, Traversal
+from fastvim.traversal import KeptWalk, Traversal
 
 STATE = 16
 TAPS = 4
@@ -89,23 +90,23 @@ class Mixer(nn.Module):
             step = exponent.exp().clamp(min=DT_FLOOR)
             proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # inverse of softplus
 
-    def forward(self, hidden: Tensor, kept: KeptTokens | None = None) -> Tensor:
-        """Mix tokens.
+    def forward(self, projected: Tensor, walk: KeptWalk | None = None) -> Tensor:
+        """Mix tokens that `in_proj` was applied to, which a block does.
 
-        hidden : (batch, *grid, dim), axes as the traversal names them; with `kept`, only those
-            tokens of the grid, (batch, token, dim).
+        projected : (batch, *grid, 4 * dim), axes as the traversal names them; with `walk`, only
+            those tokens of the grid, in its order, (batch, token, 4 * dim).
 
-        Returns the shape of `hidden`.
+        Returns (batch, *grid, dim), or (batch, token, dim).
         """
         both = self._frozen or self._directions()
         norm: tuple[Tensor | None, Tensor | None] = (None, None)
         if self.layernorm is not None:
             norm = self.layernorm.weight, self.layernorm.bias
-        if kept is not None:
-            mixed = self._mix_kept(hidden, kept.along(self.traversal), both, norm)
+        if walk is not None:
+            mixed = self._mix_kept(projected, walk, both, norm)
         else:
             mixed = mix(
-                self.in_proj(hidden),
+                projected,
                 *both,
                 *norm,
                 self.out_proj.weight,
@@ -119,22 +120,21 @@ class Mixer(nn.Module):
 
     def _mix_kept(
         self,
-        hidden: Tensor,
+        projected: Tensor,
         walk: KeptWalk,
         both: "_Directions",
         norm: tuple[Tensor | None, Tensor | None],
     ) -> Tensor:
         """Mix tokens of which some are missing."""
-        x, z = self.in_proj(walk.arrange(hidden)).chunk(2, dim=-1)
+        x, z = projected.chunk(2, dim=-1)
         u, skipped = conv_pool(x, both.conv, both.conv_bias, both.skip, walk.pool)
         pooled = walk.mean(u) * self.pool_scale
         _, batch, step, _ = pooled.shape
         maps = pooled.flatten(1, 2) @ both.x_proj.mT
-        dt, b, c = maps.split([self.rank, STATE, STATE], dim=-1)
+        dt, b, c = maps.split([maps.shape[-1] - 2 * STATE, STATE, STATE], dim=-1)
         dt, b, c = (v.unflatten(1, (batch, step)) for v in (dt @ both.dt_proj.mT, b, c))
         y = selective_scan(pooled, dt, both.dt_bias, both.A_log, b, c)
-        mixed = expand_norm_gate(walk.expand(y), skipped, z, *norm, walk.pool)
-        return self.out_proj(walk.restore(mixed))
+        return self.out_proj(expand_norm_gate(walk.expand(y), skipped, z, *norm, walk.pool))
 
     def freeze(self, dtype: torch.dtype) -> None:
         """Prepare for inference alone: products in `dtype`, parameters of both directions joined.
@@ -147,7 +147,7 @@ class Mixer(nn.Module):
         self.out_proj.to(dtype)
 
     def _directions(self) -> "_Directions":
-        return _Directions(
+        both = _Directions(
             torch.stack([self.conv1d.weight, self.conv1d_b.weight]).squeeze(2),
             torch.stack([self.conv1d.bias, self.conv1d_b.bias]),  # type: ignore[list-item]
             torch.stack([self.D, self.D_b]),
@@ -156,3 +156,19 @@ class Mixer(nn.Module):
             torch.stack([self.dt_proj.bias, self.dt_proj_b.bias]),
             torch.stack([self.A_log, self.A_b_log]),
         )
+        return _aligned(both) if self.D.is_cuda else both
+
+
+def _aligned(both: _Directions) -> _Directions:
+    """Fill the rank of the step sizes up with zeros to a multiple of eight.
+
+    Products in half precision whose rows are no multiples of 16 bytes are slow on tensor cores: at
+    FastVim-T's rank of 12 they took a seventh of a training step.
+    """
+    rank = both.dt_proj.shape[-1]
+    gap = -rank % 8
+    if not gap:
+        return both
+    steps, maps = both.x_proj.split([rank, 2 * STATE], dim=1)
+    x_proj = torch.cat([F.pad(steps, (0, 0, 0, gap)), maps], dim=1)
+    return both._replace(x_proj=x_proj, dt_proj=F.pad(both.dt_proj, (0, gap)))

@@ -68,13 +68,20 @@ def _backward(
     bias: Tensor | None,
     dtype: torch.dtype,
     of_residual: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    *,
+    again: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of hidden, in its `dtype`, the residual, the weight and the bias.
 
-    The first two are one gradient: the second, in float32, is empty unless `of_residual`.
+    The first two are one gradient: the second, in float32, is empty unless `of_residual`. Last
+    comes the normalised sum, in `dtype`, if `again`; otherwise it is empty, too.
     """
     dnormed = dnormed.to(total.dtype).contiguous()
     mean, scale = stats
+    normed_again = total.new_empty(0, dtype=dtype)
+    if again:
+        exact = torch.sub(total, mean).mul_(scale).mul_(weight)
+        normed_again = (exact if bias is None else exact.add_(bias)).to(dtype)
     if bias is None:
         normed = total * scale
         product = dnormed * normed
@@ -90,8 +97,8 @@ def _backward(
     if dtotal is not None:
         dx.add_(dtotal)
     if not of_residual:
-        return dx.to(dtype), dx.new_empty(0), dweight, dbias
-    return dx.to(dtype, copy=True), dx, dweight, dbias
+        return dx.to(dtype), dx.new_empty(0), dweight, dbias, normed_again
+    return dx.to(dtype, copy=True), dx, dweight, dbias, normed_again
 
 
 @_backward.register_fake
@@ -104,10 +111,11 @@ def _(
     bias: Tensor | None,
     dtype: torch.dtype,
     of_residual: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    dbias = weight.new_empty(0 if bias is None else bias.shape)
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    dhidden = torch.empty_like(total, dtype=dtype)
     dresidual = torch.empty_like(total) if of_residual else total.new_empty(0)
-    return torch.empty_like(total, dtype=dtype), dresidual, torch.empty_like(weight), dbias
+    dbias = weight.new_empty(0 if bias is None else bias.shape)
+    return dhidden, dresidual, torch.empty_like(weight), dbias, dhidden.new_empty(0)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -126,7 +134,7 @@ def _differentiate(
     if dnormed is None:
         dnormed = torch.zeros_like(total)
     of_hidden, of_residual = ctx.dtypes
-    dhidden, dresidual, dweight, dbias = _backward(
+    dhidden, dresidual, dweight, dbias, _ = _backward(
         dnormed, dtotal, total, stats, weight, bias, of_hidden, of_residual is not None
     )
     return (

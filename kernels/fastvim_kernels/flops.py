@@ -59,6 +59,36 @@ def _selective_scan_backward(
     return 19 * prod(u) * A_log[-1]
 
 
+@register_flop_formula(torch.ops.fastvim.norm_project)
+def _norm_project(
+    hidden: Shape,
+    residual: Shape | None,
+    weight: Shape,
+    bias: Shape | None,
+    projection: Shape,
+    *rest: Any,
+    out_shape: Any = None,
+) -> int:
+    """The product."""
+    return 2 * prod(hidden[:-1]) * prod(projection)
+
+
+@register_flop_formula(torch.ops.fastvim.norm_project_backward)
+def _norm_project_backward(
+    dprojected: Shape,
+    dtotal: Shape | None,
+    total: Shape,
+    stats: Shape,
+    weight: Shape,
+    bias: Shape | None,
+    projection: Shape,
+    *rest: Any,
+    out_shape: Any = None,
+) -> int:
+    """A product for each of tokens and weights."""
+    return 4 * prod(total[:-1]) * prod(projection)
+
+
 @register_flop_formula(torch.ops.fastvim.mix)
 def _mix(
     xz: Shape,

@@ -168,18 +168,17 @@ def record(model):
         return walk.arrange(tokens).flatten(1, -2)
 
     def block_hooks(name, block, first):
-        def on_mixer(mixer, inputs, output):
-            kept = inputs[1]
-            walk = mixer.traversal if kept is None else kept.along(mixer.traversal)
-            seen[f"{name}.mixer_in"] = flat(inputs[0], walk)
-            seen[f"{name}.mixer_out"] = flat(output, walk)
-
         def on_block(block, inputs, output):
+            hidden, residual = output
+            kept = inputs[2]
+            walk = block.mixer.traversal
+            walk = walk if kept is None else kept.along(walk)
+            seen[f"{name}.mixer_in"] = flat(block.norm(residual), walk)
+            seen[f"{name}.mixer_out"] = flat(hidden, walk)
             grid = first.traversal if inputs[0].ndim > 3 and fast else None
-            seen[f"{name}.hidden"] = flat(output[0], grid)
-            seen[f"{name}.residual"] = flat(output[1], grid)
+            seen[f"{name}.hidden"] = flat(hidden, grid)
+            seen[f"{name}.residual"] = flat(residual, grid)
 
-        block.mixer.register_forward_hook(on_mixer)
         block.register_forward_hook(on_block)
 
     for stack in ("layers", "decoder_blocks"):

@@ -2,7 +2,7 @@
 
 import torch
 
-from fastvim.mixer import Mixer
+from fastvim.mixer import Mixer, _aligned
 from fastvim.traversal import KeptTokens, image_cycle
 
 
@@ -11,9 +11,9 @@ def test_small_layer_scales_survive_float16():
     mixer = Mixer(16, image_cycle(rotate=False)[0], layer_scale=1e-6)
     tokens = torch.randn(1, 3, 4, 16)
     with torch.no_grad():
-        exact = mixer(tokens)
+        exact = mixer(mixer.in_proj(tokens))
         with torch.autocast("cpu", torch.float16):
-            half = mixer(tokens)
+            half = mixer(mixer.in_proj(tokens))
     assert (half - exact).norm() / exact.norm() < 1e-2
 
 
@@ -21,7 +21,25 @@ def test_kept_tokens_in_float64():
     torch.manual_seed(0)
     mixer = Mixer(8, image_cycle(rotate=True)[1])
     kept = KeptTokens(torch.tensor([[0, 2, 5], [1, 3, 4]]), (2, 3))
-    tokens = torch.randn(2, 3, 8)
-    exact = mixer.double()(tokens.double(), kept)
+    walk, projected = kept.along(mixer.traversal), torch.randn(2, 3, 32)
+    exact = mixer.double()(projected.double(), walk)
     assert exact.dtype == torch.float64
-    torch.testing.assert_close(mixer.float()(tokens, kept), exact.float())
+    torch.testing.assert_close(mixer.float()(projected, walk), exact.float())
+
+
+def test_a_filled_up_rank_changes_nothing():
+    """On a GPU a rank that is no multiple of eight is filled up; parameters keep their shapes."""
+    torch.manual_seed(0)
+    mixer = Mixer(48, image_cycle(rotate=False)[0]).double()
+    projected = torch.randn(2, 3, 4, 192, dtype=torch.float64)
+    own = [v for name, v in mixer.named_parameters() if not name.startswith("in_proj")]
+
+    def results():
+        out = mixer(projected)
+        return [out, *torch.autograd.grad(out.square().sum(), own)]
+
+    plain = results()
+    filled = _aligned(mixer._directions())
+    assert (filled.x_proj.shape[1], filled.dt_proj.shape[2]) == (8 + 32, 8)
+    mixer._directions = lambda: _aligned(Mixer._directions(mixer))
+    torch.testing.assert_close(results(), plain)

@@ -1,8 +1,9 @@
 """Residual addition and normalisation, one pass each way.
 
 Bound by memory. With a bfloat16 `hidden` of D channels, a token moves 12 D bytes forward (hidden 2,
-residual 4, sum 4, normed 2) and 16 D backward (dnormed 2, dtotal 4, sum 4, gradients 2 and 4). A
-warp takes a row and holds it in registers, in parts of 4 channels a lane: 16 bytes of float32.
+residual 4, sum 4, normed 2) and 16 D backward (dnormed 2, dtotal 4, sum 4, gradients 2 and 4), 18
+where what was normalised is asked for again. A warp takes a row and holds it in registers, in parts
+of 4 channels a lane: 16 bytes of float32.
 """
 
 import torch
@@ -78,8 +79,10 @@ def _backward_kernel(
     total,
     stats,
     weight,
+    bias,
     dhidden,
     dresidual,
+    normed,
     sums,
     rows,
     SETS: tl.constexpr,
@@ -110,7 +113,13 @@ def _backward_kernel(
             of_weight = of_weight + (dweights[part] + d * h,)
             if SETS == 2:
                 of_bias = of_bias + (dbiases[part] + d,)
-            d = d * load_part(weight, part, WIDTH, PART, ROWS)
+            w = load_part(weight, part, WIDTH, PART, ROWS)
+            if normed is not None:
+                tile = h * w
+                if bias is not None:
+                    tile += load_part(bias, part, WIDTH, PART, ROWS)
+                store_part(normed, offset, live, tile, part, WIDTH)
+            d = d * w
             xhat = xhat + (h,)
             weighted = weighted + (d,)
             products = products + (d * h,)
@@ -184,12 +193,15 @@ def backward(
     bias: Tensor | None,
     dtype: torch.dtype,
     of_residual: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    *,
+    again: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """As `fastvim_kernels.add_norm._backward`."""
     width = total.shape[-1]
     rows = total.numel() // width
     dhidden = torch.empty_like(total, dtype=dtype)
     dresidual = torch.empty_like(total) if of_residual else None
+    normed = torch.empty_like(dhidden) if again else None
     resident, registers = _residency(width)
     programs = min(triton.cdiv(rows, ROWS.value), resident * processors(total.device))
     sets = 1 if bias is None else 2
@@ -201,8 +213,10 @@ def backward(
         total,
         stats,
         weight.contiguous(),
+        None if bias is None else bias.contiguous(),
         dhidden,
         dresidual,
+        normed,
         sums,
         rows,
         SETS=sets,
@@ -218,4 +232,5 @@ def backward(
         total.new_empty(0) if dresidual is None else dresidual,
         dweight,
         dbias[0].clone() if dbias else total.new_empty(0),  # results share no memory
+        dhidden.new_empty(0) if normed is None else normed,
     )

@@ -18,6 +18,11 @@ FORWARD_UNROLL = 8
 # of eight settings on an H100, at 14 steps and at 112: 139 and 361 us at FastVim-S's width, where
 # 4, 2, 8 took 175 at 14.
 BACKWARD_UNROLL, BACKWARD_GROUPS, BACKWARD_LANES = 2, 2, 16
+# As many programs of the backward pass as a multiprocessor holds, whose registers allow eight, and
+# all with as many images: more would wait for a second round. On an H200, in us at 14 steps of 128
+# images, 8, 12 and 16 of them: 64, 90, 90 at FastVim-T's width, 125, 163, 132 at FastVim-S's and
+# 240, 313, 246 at FastVim-B's; with fewer registers, so that twelve fit, 75, 130 and 242.
+BACKWARD_PROGRAMS = 8
 # Warps for each multiprocessor: with fewer than FEW a sequence is divided so that there are MANY.
 FEW, MANY = 8, 16
 SEGMENT_STEPS = 256  # and it is divided into no fewer steps than these
@@ -67,37 +72,48 @@ def backward(
             f"got {tuple(starts.shape)} for {u.shape[2]} steps"
         )
     _, batch, steps, channels = u.shape
-    dy, u, dt, dt_bias, A_log = (v.contiguous() for v in (dy, u, dt, dt_bias, A_log))
+    u, dt, dt_bias, A_log = (v.contiguous() for v in (u, dt, dt_bias, A_log))
+    if not dy[0].is_contiguous():  # the directions may share one gradient
+        dy = dy.contiguous()
     B, C = (_unit_stride(v) for v in (B, C))
     chunk = _chunk_steps(u, A_log)
     width = BACKWARD_GROUPS * BACKWARD_LANES
     blocks = triton.cdiv(channels, width)
-    wanted = MANY * _processors(u.device)
+    wanted = BACKWARD_PROGRAMS * _processors(u.device)
     segment = _segment(2 * batch * blocks, steps, chunk, _processors(u.device))
     items = batch * triton.cdiv(steps, segment)
     # each program sums over several items, so that few partial sums of the parameters are written
     programs = triton.cdiv(items, triton.cdiv(items, max(1, wanted // (2 * blocks))))
     ends = starts
     if segment < steps:
-        ends = _begins(dy, dt, dt_bias, A_log, C, segment, BACKWARD_LANES, reverse=True)
+        ends = _begins(
+            dy.contiguous(), dt, dt_bias, A_log, C, segment, BACKWARD_LANES, reverse=True
+        )
     du, ddt = torch.empty_like(u), torch.empty_like(dt)
-    dB_parts, dC_parts = _empty(u, 2, blocks, *B.shape)
-    dA_parts = _empty(u, programs, *A_log.shape)
-    dbias_parts = _empty(u, programs, *dt_bias.shape)
+    maps = _empty(u, blocks, 2, *B.shape)  # of B and C
+    rates = _empty(u, programs, 2 * channels * (STATES + 1))  # of A_log, and after it of dt_bias
     parts = triton.cdiv(min(chunk, steps), BACKWARD_UNROLL)
     states = _empty(u, 2 * blocks * programs, parts, width * STATES)
     kernels.backward[(2 * blocks * programs,)](
         dy, u, dt, dt_bias, A_log, B, C, starts, ends, states,
-        du, ddt, dA_parts, dbias_parts, dB_parts, dC_parts,
-        batch, steps, channels, segment, items, programs, parts, *B.stride()[:3], *C.stride()[:3],
+        du, ddt, maps, rates, batch, steps, channels, segment, items, programs, parts,
+        0 if dy.stride(0) == 0 else dy[0].numel(), *B.stride()[:3], *C.stride()[:3],
         **_tile(BACKWARD_LANES), WHOLE=channels % width == 0, BLOCKS=BACKWARD_GROUPS,
         UNROLL=BACKWARD_UNROLL, CHUNK=chunk,
         DIVIDED=segment < steps, ALIGN=_alignment(B, C),
         num_warps=1,
     )  # fmt: skip
-    dA_log, dbias, dB, dC = (sum_parts(v) for v in (dA_parts, dbias_parts, dB_parts, dC_parts))
-    dbias, dA_log = dbias.to(dt_bias.dtype), dA_log.to(A_log.dtype)
-    return du, ddt, dbias, dA_log, dB.to(B.dtype), dC.to(C.dtype)
+    dB, dC = sum_parts(maps)
+    dA_log, dbias = sum_parts(rates).split([A_log.numel(), dt_bias.numel()])
+    # copies, as results share no memory
+    return (
+        du,
+        ddt,
+        dbias.view(dt_bias.shape).to(dt_bias.dtype, copy=True),
+        dA_log.view(A_log.shape).to(A_log.dtype, copy=True),
+        dB.to(B.dtype, copy=True),
+        dC.to(C.dtype, copy=True),
+    )
 
 
 def _begins(

@@ -308,10 +308,8 @@ def backward(
     states,
     du,
     ddt,
-    da_log,
-    dbias,
-    db,
-    dc,
+    dmaps,
+    drates,
     batch,
     steps,
     channels,
@@ -319,6 +317,7 @@ def backward(
     items,
     programs,
     slots,
+    dy_direction,
     b_direction,
     b_image,
     b_step,
@@ -367,6 +366,8 @@ def backward(
         sequence = (direction * batch + image).to(tl.int64)
         of_b = b + direction.to(tl.int64) * b_direction + image.to(tl.int64) * b_image
         of_c = c + direction.to(tl.int64) * c_direction + image.to(tl.int64) * c_image
+        of_dy = dy + direction.to(tl.int64) * dy_direction
+        of_dy -= direction.to(tl.int64) * batch * steps * channels  # which `tokens` counts
         first = segment * segment_steps
         last = tl.minimum(first + segment_steps, steps)
         carried = ()  # the gradient of the state, less what comes of this step's y
@@ -429,7 +430,7 @@ def backward(
                     bs += (_load_step(at_b, n, p0 + k, end, TILES, ALIGN),)
                     cs += (_load_step(at_c, n, p0 + k, end, TILES, ALIGN),)
                     for j in tl.static_range(BLOCKS):
-                        at_u, at_dt, at_dy = u + at, dt + at, dy + at
+                        at_u, at_dt, at_dy = u + at, dt + at, of_dy + at
                         mask = _mask(presents[j], p0 + k, end, WHOLE)
                         us += (tl.load(at_u + e + j * EL, mask=mask, other=0.0),)
                         dts += (tl.load(at_dt + e + j * EL, mask=mask, other=float("-inf")),)
@@ -485,20 +486,23 @@ def backward(
                         tl.store(at_du + e + j * EL, dfed * step, mask=mask)
                         tl.store(at_ddt + e + j * EL, draw, mask=mask)
                     carried, da, dbiases = carried_on, da_on, dbiases_on
-                    sums = ((block * 2 * batch + sequence) * steps + row + k * sign) * 16
+                    place = block * 4 * batch + sequence  # in a block first B, of both directions
+                    of_b_sum = dmaps + (place * steps + row + k * sign) * 16
+                    of_c_sum = dmaps + ((place + 2 * batch) * steps + row + k * sign) * 16
                     for g in tl.static_range(TILES):
                         # the first channel's lanes write: a whole tile keeps the layout
                         of_n = tl.broadcast_to(n[:, None, :], [4, EL, NL]) + g * 16 // TILES
                         mask = _mask(within == 0, p0 + k, end, False)[None, :, None]
                         sum_b = tl.sum(of_k_b[g], 1, keep_dims=True)
                         sum_c = tl.sum(of_k_c[g], 1, keep_dims=True)
-                        tl.store(db + sums + of_n, tl.broadcast_to(sum_b, [4, EL, NL]), mask=mask)
-                        tl.store(dc + sums + of_n, tl.broadcast_to(sum_c, [4, EL, NL]), mask=mask)
+                        tl.store(of_b_sum + of_n, tl.broadcast_to(sum_b, [4, EL, NL]), mask=mask)
+                        tl.store(of_c_sum + of_n, tl.broadcast_to(sum_c, [4, EL, NL]), mask=mask)
 
+    drates += program.to(tl.int64) * 2 * channels * 17
     for j in tl.static_range(BLOCKS):
-        row = (program * 2 + direction) * channels
         of_log = ()
         for g in tl.static_range(TILES):
             of_log += (rates[j][g] * da[j][g] * LN2,)
-        _store_states(da_log + row * 16, of_log, e + j * EL, n, presents[j], TILES)
-        tl.store(dbias + row + e + j * EL, dbiases[j], mask=presents[j])
+        row = direction * channels
+        _store_states(drates + row * 16, of_log, e + j * EL, n, presents[j], TILES)
+        tl.store(drates + 2 * channels * 16 + row + e + j * EL, dbiases[j], mask=presents[j])
