@@ -24,9 +24,9 @@ class StepProgress:
     """
 
     def __init__(self, *, steps: int, first_step: int, batch_size: int, enabled: bool) -> None:
-        self._steps, self._step, self._batch = steps, first_step, batch_size
+        self._steps, self._first_step, self._batch = steps, first_step, batch_size
+        self._step = first_step
         self._times: deque[tuple[float, float]] = deque(maxlen=STEPS)  # of steps: all, waiting
-        self._started = False
         self._last_update = time.monotonic()
         self._waited = 0.0
         self._last_line = 0.0
@@ -46,9 +46,8 @@ class StepProgress:
     def update(self, *, step: int, loss: float, lr: float) -> None:
         """Show the state after `step` steps."""
         now = time.monotonic()
-        if len(self._times) == 1 and not self._started:
+        if step == self._first_step + 2:
             self._times.clear()  # the first step also measured the start-up
-            self._started = True
         self._times.append((max(now - self._last_update, 1e-9), self._waited))
         self._last_update, self._waited, self._step = now, 0.0, step
         seconds, waited = map(sum, zip(*self._times, strict=True))

@@ -112,10 +112,17 @@ def _(
     dtype: torch.dtype,
     of_residual: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    dhidden = torch.empty_like(total, dtype=dtype)
+    again = total.new_empty(0, dtype=dtype)
+    return *empty_gradients(total, weight, bias, dtype, of_residual), again
+
+
+def empty_gradients(
+    total: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, of_residual: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of hidden, residual, weight and bias, as the backward pass returns them."""
     dresidual = torch.empty_like(total) if of_residual else total.new_empty(0)
     dbias = weight.new_empty(0 if bias is None else bias.shape)
-    return dhidden, dresidual, torch.empty_like(weight), dbias, dhidden.new_empty(0)
+    return torch.empty_like(total, dtype=dtype), dresidual, torch.empty_like(weight), dbias
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastvim_kernels.add_norm import empty_gradients
 from fastvim_kernels.operation import implementation, operator
 from fastvim_kernels.pieces import wide
 
@@ -105,11 +106,8 @@ def _(
     dtype: torch.dtype,
     of_residual: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    dhidden = torch.empty_like(total, dtype=dtype)
-    dresidual = torch.empty_like(total) if of_residual else total.new_empty(0)
-    dbias = weight.new_empty(0 if bias is None else bias.shape)
     dprojection = projection.new_empty(projection.shape)
-    return dhidden, dresidual, torch.empty_like(weight), dbias, dprojection
+    return *empty_gradients(total, weight, bias, dtype, of_residual), dprojection
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

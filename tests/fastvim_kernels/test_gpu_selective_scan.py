@@ -220,6 +220,25 @@ def test_the_longest_sequences(dtype):
         assert error <= limit * truth.abs().max(), direction
 
 
+@pytest.mark.parametrize("segment", [None, 2], ids=["whole", "segments"])
+def test_gradients_of_y_lie_anywhere(monkeypatch, segment):
+    """Shared by the directions, apart from one another, or channels first."""
+    in_chunks(monkeypatch, 2, segment)
+    arguments = [v.detach() for v in inputs(2, 5, 8)]
+    _, starts = torch.ops.fastvim.selective_scan(*arguments, True)
+    one, other, between = torch.randn(3, 2, 5, 8, device=DEVICE)
+    cases = {
+        "shared": (one.expand(2, 2, 5, 8), torch.stack([one, one])),
+        "apart": (torch.stack([one, between, other])[::2], torch.stack([one, other])),
+        "channels first": (torch.stack([one, other]).mT.contiguous().mT, torch.stack([one, other])),
+    }
+    for name, (dy, plain) in cases.items():
+        got, want = (
+            torch.ops.fastvim.selective_scan_backward(v, *arguments, starts) for v in (dy, plain)
+        )
+        assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True)), name
+
+
 @on_the_card
 def test_more_elements_than_32_bits_count():
     """The last image's results are those of this image alone."""

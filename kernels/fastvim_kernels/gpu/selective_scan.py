@@ -97,7 +97,7 @@ def backward(
     kernels.backward[(2 * blocks * programs,)](
         dy, u, dt, dt_bias, A_log, B, C, starts, ends, states,
         du, ddt, maps, rates, batch, steps, channels, segment, items, programs, parts,
-        0 if dy.stride(0) == 0 else dy[0].numel(), *B.stride()[:3], *C.stride()[:3],
+        dy.stride(0), *B.stride()[:3], *C.stride()[:3],
         **_tile(BACKWARD_LANES), WHOLE=channels % width == 0, BLOCKS=BACKWARD_GROUPS,
         UNROLL=BACKWARD_UNROLL, CHUNK=chunk,
         DIVIDED=segment < steps, ALIGN=_alignment(B, C),
