@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastvim.training.reading import read_ahead
+from fastvim.training.reading import RepeatedReading
 from natural_images.classification.augment import eval_transform, normalise, train_transform
 from natural_images.classification.images import ImageSource, Split, open_images
 from natural_images.classification.quarantine import good_indices
@@ -77,20 +76,25 @@ def identity(experiment: "Experiment", splits: Splits) -> dict[str, str]:
     }
 
 
-def validation_batches(
-    experiment: "Experiment", samples: ImageSamples, device: torch.device
-) -> Iterator[dict[str, Tensor]]:
-    """All samples in order, on `device`: images (b, 3, size, size) normalised, classes (b,)."""
-    size = min(experiment.recipe.batch_size, experiment.data.images_at_once or 256)
-    starts = range(0, len(samples), size)
-    items = [(np.arange(start, min(start + size, len(samples))), 0) for start in starts]
-    batches = read_ahead(
-        samples, items, workers=experiment.recipe.num_workers, pin=device.type == "cuda"
-    )
-    with closing(batches):
-        for batch in batches:
+class ValidationBatches:
+    """All samples in order, as often as a run validates, read as its recipe says."""
+
+    def __init__(self, experiment: "Experiment", samples: ImageSamples) -> None:
+        size = min(experiment.recipe.batch_size, experiment.data.images_at_once or 256)
+        starts = range(0, len(samples), size)
+        self._augment = experiment.augment
+        self._batches = RepeatedReading(
+            samples,
+            [(np.arange(start, min(start + size, len(samples))), 0) for start in starts],
+            workers=experiment.recipe.num_workers,
+            pin=torch.cuda.is_available(),
+        )
+
+    def on(self, device: torch.device) -> Iterator[dict[str, Tensor]]:
+        """Yield images (b, 3, size, size) normalised and classes (b,), on `device`."""
+        for batch in self._batches:
             moved = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-            yield {**moved, "images": normalise(moved["images"], experiment.augment)}
+            yield {**moved, "images": normalise(moved["images"], self._augment)}
 
 
 def _check(path: Path, train: ImageSource, val: ImageSource) -> None:

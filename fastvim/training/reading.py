@@ -2,7 +2,8 @@
 
 import pickle
 import traceback
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from functools import partial
 from typing import Protocol
 
@@ -47,7 +48,7 @@ def read_ahead(
     workers.
     """
     if getattr(dataset, "in_processes", False):
-        return _in_processes(dataset, items, workers=workers, pin=pin)
+        return _raised(_loader(dataset, items, workers=workers, pin=pin, persistent=False))
     return prefetch(partial(_read, dataset, pin=pin), items, workers=workers)
 
 
@@ -56,21 +57,49 @@ def _read(dataset: BatchDataset, item: Item, *, pin: bool) -> Batch:
     return {name: tensor.pin_memory() for name, tensor in batch.items()} if pin else batch
 
 
-def _in_processes(
-    dataset: BatchDataset, items: Iterable[Item], *, workers: int, pin: bool
-) -> Generator[Batch]:
-    batches = DataLoader(
+class RepeatedReading:
+    """The same batches, in order, every time it is iterated over, as validation wants them.
+
+    As `read_ahead`, but worker processes, which take seconds to start, stay from one time to the
+    next, until this is collected.
+    """
+
+    def __init__(
+        self, dataset: BatchDataset, items: Sequence[Item], *, workers: int, pin: bool
+    ) -> None:
+        self._dataset, self._items, self._workers, self._pin = dataset, items, workers, pin
+        self._loader: DataLoader | None = None
+        if getattr(dataset, "in_processes", False):
+            self._loader = _loader(dataset, items, workers=workers, pin=pin, persistent=True)
+
+    def __iter__(self) -> Generator[Batch]:
+        if self._loader is not None:
+            yield from _raised(self._loader)
+            return
+        batches = read_ahead(self._dataset, self._items, workers=self._workers, pin=self._pin)
+        with closing(batches):
+            yield from batches
+
+
+def _loader(
+    dataset: BatchDataset, items: Iterable[Item], *, workers: int, pin: bool, persistent: bool
+) -> DataLoader[Batch | Exception]:
+    return DataLoader(
         _Items(dataset),
         sampler=items,
         batch_size=None,
         num_workers=workers,
         pin_memory=pin,
+        persistent_workers=persistent,
         # Forked workers would share this process's threads and CUDA context. A fork server's would
         # outlive a killed run, for each looks only whether its parent, the server, is alive.
         multiprocessing_context="spawn",
         # Otherwise a draw from the global generator.
         generator=RandomGenerator(),
     )
+
+
+def _raised(batches: Iterable[Batch | Exception]) -> Generator[Batch]:
     for batch in batches:
         if isinstance(batch, Exception):
             raise batch

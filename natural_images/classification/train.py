@@ -16,7 +16,7 @@ from natural_images.classification.batch_augment import BatchAugment
 from natural_images.classification.model_files import save_model
 from natural_images.errors import blamed_on
 from natural_images.output_folder import check_places
-from natural_images.splits import Splits, identity, open_splits, validation_batches
+from natural_images.splits import Splits, ValidationBatches, identity, open_splits
 
 if TYPE_CHECKING:
     from natural_images.experiment import Experiment
@@ -89,10 +89,12 @@ def fit_classifier(
         len(splits.classes),
     )
 
+    validation = ValidationBatches(experiment, splits.val)
+
     def validate(model: nn.Module) -> dict[str, float]:
         device = next(model.parameters()).device
         loss, right = 0.0, 0
-        for batch in validation_batches(experiment, splits.val, device):
+        for batch in validation.on(device):
             logits = model(batch["images"]).float()
             loss += float(F.cross_entropy(logits, batch["classes"], reduction="sum"))
             right += int((logits.argmax(dim=1) == batch["classes"]).sum())

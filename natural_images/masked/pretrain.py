@@ -20,7 +20,7 @@ from natural_images.errors import NaturalImagesValueError, blamed_on
 from natural_images.experiment import expect_no_averaging, expect_task
 from natural_images.masked.reconstruction import draw, reconstruct
 from natural_images.output_folder import check_places
-from natural_images.splits import Splits, identity, open_splits, validation_batches
+from natural_images.splits import Splits, ValidationBatches, identity, open_splits
 
 if TYPE_CHECKING:
     from natural_images.experiment import Experiment
@@ -97,6 +97,7 @@ class _Trial:
         self, experiment: "Experiment", model: MaskedAutoencoder, splits: Splits, directory: Path
     ) -> None:
         self._experiment, self._splits, self._directory = experiment, splits, directory
+        self._validation = ValidationBatches(experiment, splits.val)
         self._tokens = model.grid[0] * model.grid[1]
 
     def prepare(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
@@ -119,7 +120,7 @@ class _Trial:
         device = next(model.parameters()).device
         generator = torch.Generator().manual_seed(self._experiment.recipe.seed)
         total = 0.0
-        for batch in validation_batches(self._experiment, self._splits.val, device):
+        for batch in self._validation.on(device):
             noise = self._noise(batch["images"], generator)
             loss, _, _ = model(batch["images"], ratio, noise)
             total += float(loss) * len(noise)

@@ -13,7 +13,7 @@ import torch
 
 from fastvim.training import Recipe
 from fastvim.training.plan import StepPlan
-from fastvim.training.reading import _Items, read_ahead
+from fastvim.training.reading import RepeatedReading, _Items, read_ahead
 
 
 class Noise:
@@ -67,6 +67,22 @@ def test_processes_read_what_threads_read(here):
     workers = {int(batch["process"][0]) for batch in ours}
     assert len(workers) == 2
     assert os.getpid() not in workers
+
+
+@pytest.mark.slow
+def test_repeated_reading_keeps_its_processes(here):
+    items = [(np.arange(start, start + 10), 7) for start in (0, 10, 20)]
+    kept = RepeatedReading(here.NoiseInProcesses(), items, workers=2, pin=False)
+    first, second = list(kept), list(kept)
+    threads = list(RepeatedReading(Noise(), items, workers=2, pin=False))
+    for one, two, three in zip(first, second, threads, strict=True):
+        assert torch.equal(one["noise"], two["noise"])
+        assert torch.equal(one["noise"], three["noise"])
+        assert torch.equal(one["index"], three["index"])
+    workers = [{int(batch["process"][0]) for batch in batches} for batches in (first, second)]
+    assert workers[0] == workers[1]
+    del kept
+    assert not any(child.is_alive() for child in multiprocessing.active_children())
 
 
 @pytest.mark.slow
