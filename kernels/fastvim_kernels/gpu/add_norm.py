@@ -226,11 +226,12 @@ def backward(
         num_warps=ROWS.value,
         **register_cap(dnormed, registers),
     )
-    dweight, *dbias = sum_parts(sums)
+    dweight, dbias = total.new_empty(width), total.new_empty(0 if bias is None else width)
+    sum_parts(sums, dweight, dbias)
     return (
         dhidden,
         total.new_empty(0) if dresidual is None else dresidual,
         dweight,
-        dbias[0].clone() if dbias else total.new_empty(0),  # results share no memory
+        dbias,
         dhidden.new_empty(0) if normed is None else normed,
     )

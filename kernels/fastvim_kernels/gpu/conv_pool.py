@@ -117,10 +117,10 @@ def backward(
         PACKED=packed,
         **_options(x, BACKWARD),
     )
-    sums = sum_parts(sums)
-    dweight = sums[:8].view(2, 4, channel).mT.clone(memory_format=torch.contiguous_format)
-    # results share no memory, and begin at the beginning of theirs
-    return dx, dweight, sums[8:10].clone(), sums[10:].clone()
+    dtaps = sums.new_empty(2, 4, channel)
+    dbias, dskip = (sums.new_empty(2, channel) for _ in range(2))
+    sum_parts(sums, dtaps, dbias, dskip)
+    return dx, dtaps.mT.contiguous(), dbias, dskip
 
 
 def _forward(

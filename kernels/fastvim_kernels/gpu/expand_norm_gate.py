@@ -396,7 +396,11 @@ def backward(
         num_warps=p.warps,
         **register_cap(z, BACKWARD_REGISTERS),
     )
-    dy = sum_parts(dy).to(y.dtype) if partial else dy.squeeze(0)
-    dweight, dbias = sum_parts(parts)
-    dbias = dbias.clone()  # results share no memory
+    if partial:
+        partial_dy, dy = dy, y.new_empty(dy.shape[1:])
+        sum_parts(partial_dy, dy)
+    else:
+        dy = dy.squeeze(0)
+    dweight, dbias = (parts.new_empty(parts.shape[2:]) for _ in range(2))
+    sum_parts(parts, dweight, dbias)
     return dy, dskipped, dz, dweight, dbias, z.new_empty(0) if gated is None else gated

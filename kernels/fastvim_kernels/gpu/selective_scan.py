@@ -103,17 +103,10 @@ def backward(
         DIVIDED=segment < steps, ALIGN=_alignment(B, C),
         num_warps=1,
     )  # fmt: skip
-    dB, dC = sum_parts(maps)
-    dA_log, dbias = sum_parts(rates).split([A_log.numel(), dt_bias.numel()])
-    # copies, as results share no memory
-    return (
-        du,
-        ddt,
-        dbias.view(dt_bias.shape).to(dt_bias.dtype, copy=True),
-        dA_log.view(A_log.shape).to(A_log.dtype, copy=True),
-        dB.to(B.dtype, copy=True),
-        dC.to(C.dtype, copy=True),
-    )
+    dA_log, dbias, dB, dC = (v.new_empty(v.shape) for v in (A_log, dt_bias, B, C))
+    sum_parts(rates, dA_log, dbias)
+    sum_parts(maps, dB, dC)
+    return du, ddt, dbias, dA_log, dB, dC
 
 
 def _begins(
