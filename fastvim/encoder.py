@@ -38,7 +38,11 @@ def _normed_sum(state: State, norm: nn.RMSNorm | nn.LayerNorm) -> tuple[Tensor, 
 
 
 class Block(nn.Module):
-    """Add, norm, mixer; carries the mixer's output and the float32 residual stream apart."""
+    """Add, norm, mixer; carries the mixer's output and the float32 residual stream apart.
+
+    It applies the mixer's `in_proj` with the norm, in one operation where all tokens are there:
+    neither is then called as a module, and hooks on them do not run.
+    """
 
     def __init__(self, mixer: Mixer, norm: nn.RMSNorm | nn.LayerNorm, drop_rate: float) -> None:
         super().__init__()

@@ -30,10 +30,10 @@ class _Directions(NamedTuple):
 class Mixer(nn.Module):
     """Mixes tokens along one traversal of the grid, in both directions (FastVim).
 
-    Tokens are projected to twice the width, convolved, pooled, scanned, repeated over the pooled
-    axes and gated. The directions share the projections and the norm; each has its own
-    convolution, step sizes, inputs, outputs, decay rates and skip, the second's ending in ``_b``.
-    Parameter names are those of the published checkpoints.
+    Tokens that its block has projected to twice the width, with a gate beside them, are convolved,
+    pooled, scanned, repeated over the pooled axes and gated. The directions share the projections
+    and the norm; each has its own convolution, step sizes, inputs, outputs, decay rates and skip,
+    the second's ending in ``_b``. Parameter names are those of the published checkpoints.
 
     dim : width of the tokens. method : pooling, "mean" or "max".
     pool_scale : factor on mean-pooled tokens. norm : LayerNorm before the gate.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 FEW = 4000
 """So many images are decoded in threads before worker processes would have started."""
+VALIDATED_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -80,18 +81,23 @@ class ValidationBatches:
     """All samples in order, as often as a run validates, read as its recipe says."""
 
     def __init__(self, experiment: "Experiment", samples: ImageSamples) -> None:
-        size = min(experiment.recipe.batch_size, experiment.data.images_at_once or 256)
-        starts = range(0, len(samples), size)
-        self._augment = experiment.augment
-        self._batches = RepeatedReading(
-            samples,
-            [(np.arange(start, min(start + size, len(samples))), 0) for start in starts],
-            workers=experiment.recipe.num_workers,
-            pin=torch.cuda.is_available(),
-        )
+        self._samples, self._augment, self._recipe = samples, experiment.augment, experiment.recipe
+        at_once = experiment.data.images_at_once or VALIDATED_AT_ONCE
+        self._size = min(self._recipe.batch_size, at_once, VALIDATED_AT_ONCE)
+        self._batches: RepeatedReading | None = None
 
     def on(self, device: torch.device) -> Iterator[dict[str, Tensor]]:
         """Yield images (b, 3, size, size) normalised and classes (b,), on `device`."""
+        if self._batches is None:
+            count = len(self._samples)
+            starts = range(0, count, self._size)
+            items = [(np.arange(start, min(start + self._size, count)), 0) for start in starts]
+            self._batches = RepeatedReading(
+                self._samples,
+                items,
+                workers=self._recipe.num_workers,
+                pin=device.type == "cuda",
+            )
         for batch in self._batches:
             moved = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
             yield {**moved, "images": normalise(moved["images"], self._augment)}

@@ -151,6 +151,7 @@ def _train(
                 # Curves first: a resume relies on every row up to its checkpoint.
                 curves.sync()
                 folder.save(done, stepper.state())
+                progress.restart_clock()
 
 
 def _fingerprint(model: nn.Module, plan: StepPlan, identity: Mapping[str, Any]) -> dict[str, Any]:

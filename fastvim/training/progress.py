@@ -18,8 +18,9 @@ STEPS = 50  # that the speed is of: several bursts of batches that a machine's w
 class StepProgress:
     """Shows loss, learning rate, images per second and the time left, on standard error.
 
-    The speed is that of the last steps. Beside it stands how much of their time was spent waiting
-    for data, if that is noticeable. A terminal gets a moving bar; anything else a line at most
+    The speed is that of the last steps, validation and checkpoints left out. Beside it stands how
+    much of their time this process waited for batches, if that is noticeable; a GPU may have been
+    computing meanwhile. A terminal gets a moving bar; anything else a line at most
     twice a minute and one at the end. `enabled` is False in all processes but the main one.
     """
 
@@ -63,7 +64,7 @@ class StepProgress:
 
     @property
     def images_per_s(self) -> float:
-        """Of the last steps together, start-up left out."""
+        """Of the last steps together, after the second without the first and its start-up."""
         return self._batch * len(self._times) / sum(seconds for seconds, _ in self._times)
 
     def waiting_for(self, batches: Iterator[Batch]) -> Iterator[Batch]:

@@ -61,7 +61,7 @@ class RepeatedReading:
     """The same batches, in order, every time it is iterated over, as validation wants them.
 
     As `read_ahead`, but worker processes, which take seconds to start, stay from one time to the
-    next, until this is collected.
+    next, beside those that read for training, until this is collected.
     """
 
     def __init__(
@@ -74,9 +74,9 @@ class RepeatedReading:
 
     def __iter__(self) -> Generator[Batch]:
         if self._loader is not None:
-            yield from _raised(self._loader)
-            return
-        batches = read_ahead(self._dataset, self._items, workers=self._workers, pin=self._pin)
+            batches = _raised(self._loader)
+        else:
+            batches = read_ahead(self._dataset, self._items, workers=self._workers, pin=self._pin)
         with closing(batches):
             yield from batches
 

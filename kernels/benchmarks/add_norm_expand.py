@@ -8,6 +8,7 @@ without autograd.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,8 +44,10 @@ def time_add_norm(name: str, shape: tuple[int, ...], dim: int) -> None:
     _, total, stats = add_norm.forward(hidden, residual, weight, None, 1e-5)
     tokens = hidden.numel()
     measure(f"add_norm {name}", 12 * tokens, add_norm.forward, hidden, residual, weight, None, 1e-5)
-    arguments = (hidden, residual, total, stats, weight, None)
-    measure(f"add_norm backward {name}", 14 * tokens, add_norm.backward, *arguments)
+    arguments = (hidden, residual, total, stats, weight, None, hidden.dtype, True)
+    measure(f"add_norm backward {name}", 16 * tokens, add_norm.backward, *arguments)
+    again = partial(add_norm.backward, again=True)
+    measure(f"add_norm backward, normed again {name}", 18 * tokens, again, *arguments)
 
 
 def time_expand(name: str, shape: tuple[int, ...], width: int, *, columns: bool) -> None:

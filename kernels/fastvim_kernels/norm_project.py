@@ -31,7 +31,8 @@ def norm_project(
     projection : (out, dim). The others are those of `add_norm`.
 
     Returns `projected`, (..., out), in autocast's dtype where that is on and in `hidden`'s
-    otherwise; and the sum in float32, (..., dim).
+    otherwise; and the sum in float32, (..., dim). The backward pass computes the gradients of all
+    inputs, wanted or not.
     """
     device = hidden.device.type
     able = not hidden.is_meta and hidden.dtype != torch.float64

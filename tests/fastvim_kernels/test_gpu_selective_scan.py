@@ -129,9 +129,14 @@ def test_segments_of_several_chunks(monkeypatch):
 
 def test_programs_that_take_several_images(monkeypatch):
     in_chunks(monkeypatch, 64)
-    monkeypatch.setattr(module("gpu.selective_scan"), "_processors", lambda device: 1)
-    monkeypatch.setattr(module("gpu.selective_scan"), "MANY", 4)
+    card = module("gpu.selective_scan")
+    monkeypatch.setattr(card, "_processors", lambda device: 1)
+    monkeypatch.setattr(card, "BACKWARD_PROGRAMS", 4)
+    summed = []
+    sum_parts = card.sum_parts
+    monkeypatch.setattr(card, "sum_parts", lambda *v: summed.append(len(v[0])) or sum_parts(*v))
     check(inputs(3, 2, 16))
+    assert summed[0] == 2, "two programs share three images"
 
 
 @pytest.mark.parametrize("dtype", [FP32, BF16] if DEVICE == "cuda" else [BF16])

@@ -18,10 +18,10 @@ FORWARD_UNROLL = 8
 # of eight settings on an H100, at 14 steps and at 112: 139 and 361 us at FastVim-S's width, where
 # 4, 2, 8 took 175 at 14.
 BACKWARD_UNROLL, BACKWARD_GROUPS, BACKWARD_LANES = 2, 2, 16
-# As many programs of the backward pass as a multiprocessor holds, whose registers allow eight, and
-# all with as many images: more would wait for a second round. On an H200, in us at 14 steps of 128
-# images, 8, 12 and 16 of them: 64, 90, 90 at FastVim-T's width, 125, 163, 132 at FastVim-S's and
-# 240, 313, 246 at FastVim-B's; with fewer registers, so that twelve fit, 75, 130 and 242.
+# Programs of the backward pass for each multiprocessor: registers allow eight, and more would wait
+# for a second round. On an H200, in us at 14 steps of 128 images, 8, 12 and 16 of them: 64, 90, 90
+# at FastVim-T's width, 125, 163, 132 at FastVim-S's and 240, 313, 246 at FastVim-B's; with fewer
+# registers, so that twelve fit, 75, 130 and 242.
 BACKWARD_PROGRAMS = 8
 # Warps for each multiprocessor: with fewer than FEW a sequence is divided so that there are MANY.
 FEW, MANY = 8, 16
