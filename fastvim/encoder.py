@@ -32,9 +32,14 @@ def drop_path(hidden: Tensor, rate: float, *, training: bool) -> Tensor:
     return hidden * kept.to(hidden.dtype) / (1 - rate)
 
 
+def _parameters(norm: nn.RMSNorm | nn.LayerNorm) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias, of which an RMSNorm has none."""
+    return norm.weight, getattr(norm, "bias", None)
+
+
 def _normed_sum(state: State, norm: nn.RMSNorm | nn.LayerNorm) -> tuple[Tensor, Tensor]:
     """Add both parts of a state and normalise: in the tokens' dtype, and the sum in float32."""
-    return add_norm(*state, norm.weight, getattr(norm, "bias", None), EPS)
+    return add_norm(*state, *_parameters(norm), EPS)
 
 
 class Block(nn.Module):
@@ -57,8 +62,9 @@ class Block(nn.Module):
         hidden = drop_path(hidden, self.drop_rate, training=self.training)
         in_proj = self.mixer.in_proj
         if kept is None:
-            norm = self.norm.weight, getattr(self.norm, "bias", None)
-            projected, residual = norm_project(hidden, residual, *norm, in_proj.weight, EPS)
+            projected, residual = norm_project(
+                hidden, residual, *_parameters(self.norm), in_proj.weight, EPS
+            )
             return self.mixer(projected), residual
         walk = kept.along(self.mixer.traversal)
         normed, residual = _normed_sum((hidden, residual), self.norm)
