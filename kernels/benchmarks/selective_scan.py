@@ -1,6 +1,6 @@
 """Time the selective scan on a card: python kernels/benchmarks/selective_scan.py [settings].
 
-Settings are constants of `fastvim_kernels.gpu.selective_scan`, as in FORWARD_UNROLL=4. Prints
+Settings are constants of `fastvim_kernels.gpu.selective_scan`, as in BACKWARD_UNROLL=4. Prints
 medians in microseconds, and the bound: the larger of bytes at 4.3 TB/s, exponentials at 16 a clock
 and multiprocessor, and multiply-adds at 128.
 """

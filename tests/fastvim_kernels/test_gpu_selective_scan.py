@@ -33,7 +33,8 @@ def in_chunks(monkeypatch, chunk, segment=None):
     """Let chunks, and segments if given, have so many steps."""
     monkeypatch.setattr(module("selective_scan"), "CARD_CHUNK_STEPS", chunk)
     monkeypatch.setattr(module("gpu.selective_scan"), "BACKWARD_UNROLL", 2)
-    monkeypatch.setattr(module("gpu.selective_scan"), "FORWARD_UNROLL", 4)
+    monkeypatch.setattr(module("gpu.selective_scan"), "FORWARD_UNROLLS", (3, 4))
+    monkeypatch.setattr(module("gpu.selective_scan"), "UNROLL", 4)
     if segment is None:
         monkeypatch.setattr(module("gpu.selective_scan"), "FEW", 0)
     else:
@@ -98,13 +99,13 @@ def test_matches_loop(monkeypatch, batch, steps, channel, dtype):
     check(inputs(batch, steps, channel, dtype))
 
 
-@pytest.mark.parametrize("few", [0, 6, 12, 1 << 20], ids=["32", "16", "8", "few"])
+@pytest.mark.parametrize("few", [1, 4, 6, 10, 1 << 20], ids=["64", "32", "16", "8", "few"])
 def test_every_width_of_tile(monkeypatch, few):
     """Channels of a program forward: from all of them up, as warps are wanted."""
     arguments = inputs(1, 3, 40)
     monkeypatch.setattr(module("gpu.selective_scan"), "_processors", lambda device: 1)
     monkeypatch.setattr(module("gpu.selective_scan"), "FEW", few)
-    monkeypatch.setattr(module("gpu.selective_scan"), "FORWARD_UNROLL", 2)
+    monkeypatch.setattr(module("gpu.selective_scan"), "UNROLL", 2)
     with torch.no_grad():
         y, truth = selective_scan(*arguments), expected(*(v.double() for v in arguments))
     assert (y - truth).abs().max() < 1e-5 * truth.abs().max()

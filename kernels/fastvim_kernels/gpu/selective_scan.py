@@ -12,7 +12,8 @@ from fastvim_kernels.gpu.sums import sum_parts
 from fastvim_kernels.selective_scan import _chunk_steps, empty_starts
 
 STATES = 16
-FORWARD_UNROLL = 8
+# Steps whose loads are issued together: the first of them that divides all chunks, or UNROLL.
+FORWARD_UNROLLS, UNROLL = (7, 8, 6, 5, 4), 8
 # Backward sixteen channels are side by side, so that sums over states take one shuffle a value and
 # those over channels four; several such groups, one after the other, share the latter. The fastest
 # of eight settings on an H100, at 14 steps and at 112: 139 and 361 us at FastVim-S's width, where
@@ -43,14 +44,15 @@ def forward(
     chunk = _chunk_steps(u, A_log)
     y = torch.empty_like(u)
     starts = empty_starts(u, A_log, keep=keep)
-    lanes, segment = _forward_plan(batch, steps, channels, chunk, _processors(u.device))
-    segments = triton.cdiv(steps, segment)
+    lanes, blocks, segment = _forward_plan(batch, steps, channels, chunk, _processors(u.device))
+    unroll, even = _forward_unroll(steps, chunk)
+    width, segments = blocks * lanes, triton.cdiv(steps, segment)
     begins = _begins(u, dt, dt_bias, A_log, B, segment, lanes) if segments > 1 else starts
-    kernels.forward[(2 * batch * segments * triton.cdiv(channels, lanes),)](
+    kernels.forward[(2 * batch * segments * triton.cdiv(channels, width),)](
         u, dt, dt_bias, A_log, B, C, y, starts, begins,
         batch, steps, channels, segment, *B.stride()[:3], *C.stride()[:3],
-        **_tile(lanes), WHOLE=channels % lanes == 0, UNROLL=FORWARD_UNROLL, CHUNK=chunk, KEEP=keep,
-        DIVIDED=segments > 1, ALIGN=_alignment(B, C), num_warps=1,
+        **_tile(lanes), BLOCKS=blocks, WHOLE=channels % width == 0, UNROLL=unroll, EVEN=even,
+        CHUNK=chunk, KEEP=keep, DIVIDED=segments > 1, ALIGN=_alignment(B, C), num_warps=1,
     )  # fmt: skip
     return y, starts
 
@@ -132,7 +134,7 @@ def _begins(
     kernels.segment[(2 * batch * segments * blocks,)](
         v, dt, dt_bias, A_log, W, states, totals,
         batch, steps, channels, segment, *W.stride()[:3],
-        **_tile(lanes), WHOLE=channels % lanes == 0, UNROLL=FORWARD_UNROLL, REVERSE=reverse,
+        **_tile(lanes), WHOLE=channels % lanes == 0, UNROLL=UNROLL, REVERSE=reverse,
         ALIGN=_alignment(W), num_warps=1,
     )  # fmt: skip
     kernels.combine[(2 * batch * blocks,)](
@@ -153,13 +155,27 @@ def _tile(lanes: int) -> dict[str, int]:
 
 def _forward_plan(
     batch: int, steps: int, channels: int, chunk: int, processors: int
-) -> tuple[int, int]:
-    """Return channels of a warp, and steps of a segment: as many as leave enough warps."""
+) -> tuple[int, int, int]:
+    """Return lanes and blocks of a warp, and steps of a segment: as many as leave enough warps.
+
+    Two blocks share their loads of B and C. On an H200 they take 22 us for 24 at FastVim-S's width
+    and 14 steps of 128 images, 43 for 45 at FastVim-B's, and longer where that leaves few warps.
+    """
+    if 2 * batch * triton.cdiv(channels, 64) >= 2 * FEW * processors:
+        return 32, 2, steps
     for lanes in (32, 16, 8):
         if 2 * batch * triton.cdiv(channels, lanes) >= FEW * processors:
-            return lanes, steps
+            return lanes, 1, steps
     lanes = 8 if steps < 2 * SEGMENT_STEPS else 32
-    return lanes, _segment(2 * batch * triton.cdiv(channels, lanes), steps, chunk, processors)
+    return lanes, 1, _segment(2 * batch * triton.cdiv(channels, lanes), steps, chunk, processors)
+
+
+def _forward_unroll(steps: int, chunk: int) -> tuple[int, bool]:
+    """Return the steps that are loaded together, and whether they divide all chunks."""
+    for unroll in FORWARD_UNROLLS:
+        if steps % unroll == 0 and (steps <= chunk or chunk % unroll == 0):
+            return unroll, True
+    return UNROLL, False
 
 
 def _segment(warps: int, steps: int, chunk: int, processors: int) -> int:

@@ -133,37 +133,49 @@ def forward(
     EL: tl.constexpr,
     NL: tl.constexpr,
     TILES: tl.constexpr,
+    BLOCKS: tl.constexpr,
     UNROLL: tl.constexpr,
     CHUNK: tl.constexpr,
     KEEP: tl.constexpr,
     DIVIDED: tl.constexpr,
     WHOLE: tl.constexpr,
+    EVEN: tl.constexpr,
     ALIGN: tl.constexpr,
 ):
-    """Scan one segment, writing y and the state before each chunk but the first."""
-    block, direction, image, segment = _place(tl.cdiv(channels, EL), batch)
-    e = block * EL + tl.arange(0, EL)
+    """Scan one segment, BLOCKS times EL channels at a time, whose B and C are loaded once.
+
+    Writes y and the state before each chunk but the first. EVEN: UNROLL divides all chunks.
+    """
+    width: tl.constexpr = BLOCKS * EL
+    block, direction, image, segment = _place(tl.cdiv(channels, width), batch)
+    e = block * width + tl.arange(0, EL)  # of the first block
     n = tl.arange(0, NL)[None, :] * 4 + tl.arange(0, 4)[:, None]
-    present = e < channels
     sequence = (direction * batch + image).to(tl.int64)
     # the scan's step p is step origin + sign * p in memory
     origin, sign = direction * (steps - 1), (1 - 2 * direction).to(tl.int64)
     b += direction.to(tl.int64) * b_direction + image.to(tl.int64) * b_image
     c += direction.to(tl.int64) * c_direction + image.to(tl.int64) * c_image
-    rates = _load_rates(a_log + direction * channels * 16, e, n, present, TILES)
-    bias = tl.load(dt_bias + direction * channels + e, mask=present, other=0.0)
     first = segment * segment_steps
     last = tl.minimum(first + segment_steps, steps)
-    if DIVIDED:
-        begin = begins + (sequence + segment * 2 * batch) * channels * 16
-        h = _load_states(begin, e, n, present, TILES)
-    else:
-        h = _zeros(EL, NL, TILES)
+    presents, rates, biases, h = (), (), (), ()
+    for j in tl.static_range(BLOCKS):
+        presents += (e + j * EL < channels,)
+        at_rates = a_log + direction * channels * 16
+        rates += (_load_rates(at_rates, e + j * EL, n, presents[j], TILES),)
+        at_bias = dt_bias + direction * channels + e + j * EL
+        biases += (tl.load(at_bias, mask=presents[j], other=0.0),)
+        if DIVIDED:
+            begin = begins + (sequence + segment * 2 * batch) * channels * 16
+            h += (_load_states(begin, e + j * EL, n, presents[j], TILES),)
+        else:
+            h += (_zeros(EL, NL, TILES),)
     for i in range(tl.cdiv(last - first, CHUNK)):
         start = first + i * CHUNK
         if KEEP:
             kept = starts + (sequence + (start // CHUNK - 1) * 2 * batch) * channels * 16
-            _store_states(kept, h, e, n, _mask(present, 0, start, False), TILES)
+            for j in tl.static_range(BLOCKS):
+                stored = _mask(presents[j], 0, start, False)
+                _store_states(kept, h[j], e + j * EL, n, stored, TILES)
         end = tl.minimum(start + CHUNK, last)
         for p0 in range(start, end, UNROLL):
             row = origin + sign * p0
@@ -171,22 +183,32 @@ def forward(
             us, dts, bs, cs = (), (), (), ()
             for k in tl.static_range(UNROLL):
                 # steps past the end last no time
+                position, limit = (0, 1) if EVEN else (p0 + k, end)
                 at = tokens + k * sign * channels
                 at_b, at_c = b + (row + k * sign) * b_step, c + (row + k * sign) * c_step
-                mask = _mask(present, p0 + k, end, WHOLE)
-                us += (tl.load(u + at + e, mask=mask, other=0.0),)
-                dts += (tl.load(dt + at + e, mask=mask, other=float("-inf")),)
-                bs += (_load_step(at_b, n, p0 + k, end, TILES, ALIGN),)
-                cs += (_load_step(at_c, n, p0 + k, end, TILES, ALIGN),)
+                bs += (_load_step(at_b, n, position, limit, TILES, ALIGN),)
+                cs += (_load_step(at_c, n, position, limit, TILES, ALIGN),)
+                for j in tl.static_range(BLOCKS):
+                    at_u, at_dt = u + at, dt + at
+                    mask = _mask(presents[j], position, limit, WHOLE)
+                    us += (tl.load(at_u + e + j * EL, mask=mask, other=0.0),)
+                    dts += (tl.load(at_dt + e + j * EL, mask=mask, other=float("-inf")),)
             for k in tl.static_range(UNROLL):
-                step, _ = _softplus(dts[k].to(tl.float32) + bias)
-                h, _ = _advance(h, step, step * us[k].to(tl.float32), rates, bs[k], TILES)
-                out = h[0] * cs[k][0]
-                for g in tl.static_range(1, TILES):
-                    out += h[g] * cs[k][g]
-                at = tokens + k * sign * channels
-                out = tl.sum(tl.sum(out, 0), 1)
-                tl.store(y + at + e, out, mask=_mask(present, p0 + k, end, WHOLE))
+                position, limit = (0, 1) if EVEN else (p0 + k, end)
+                at_y = y + tokens + k * sign * channels
+                after = ()
+                for j in tl.static_range(BLOCKS):
+                    step, _ = _softplus(dts[k * BLOCKS + j].to(tl.float32) + biases[j])
+                    fed = step * us[k * BLOCKS + j].to(tl.float32)
+                    state, _ = _advance(h[j], step, fed, rates[j], bs[k], TILES)
+                    out = state[0] * cs[k][0]
+                    for g in tl.static_range(1, TILES):
+                        out += state[g] * cs[k][g]
+                    out = tl.sum(tl.sum(out, 0), 1)
+                    mask = _mask(presents[j], position, limit, WHOLE)
+                    tl.store(at_y + e + j * EL, out, mask=mask)
+                    after += (state,)
+                h = after
 
 
 @triton.jit
