@@ -3,8 +3,9 @@
 Bound by memory. In bfloat16 a token of E channels moves 6 E bytes forward (skipped, gate, result)
 and 10 E bytes backward (those inputs, the result's gradient and both of theirs). The scan's output
 is read once for many tokens of one step, which a program walks through; a warp or a few hold a
-token's channels in registers. What tokens share besides, the norm's parameters, comes from the L1
-cache every time, as registers are what limits the bytes in flight.
+token's channels in registers, and the next ones are loaded meanwhile. What tokens share besides,
+the norm's parameters, comes from the L1 cache every time, as registers are what limits the bytes in
+flight.
 """
 
 from collections.abc import Sequence
@@ -31,11 +32,11 @@ from fastvim_kernels.gpu.rows import (
 )
 from fastvim_kernels.gpu.sums import sum_parts
 
-FORWARD_ITEMS = 4096  # programs to aim for: several waves of any card, and long enough walks
+FORWARD_ITEMS = 2048  # programs to aim for: two waves of a large card, and long enough walks
 BACKWARD_ITEMS = 1024  # as many as run at a time: splitting steps costs another sum
 FORWARD_HELD, BACKWARD_HELD = 24, 12  # channels a lane holds without spills, under these caps:
-FORWARD_REGISTERS, BACKWARD_REGISTERS = 112, 128
-RESIDENT_WARPS = 16  # a multiprocessor, under the latter
+FORWARD_REGISTERS, BACKWARD_REGISTERS = 128, 144
+RESIDENT_WARPS = 14  # a multiprocessor, under the latter
 
 
 @triton.jit
@@ -46,6 +47,24 @@ def _place(item, steps, spans, span, inner, pooled):
     batch = (item // spans // steps).to(tl.int64)
     first = step // inner * (pooled * inner) + step % inner
     return batch, step, first, part * span
+
+
+@triton.jit
+def _offset(batch, rows, of_step, tensor_strides):
+    """Offset of tokens of a step; `of_step` is its first token, and what `token_offset` takes."""
+    first, inner, second, third = of_step
+    token = first + rows * inner
+    return batch * tensor_strides[0] + token_offset(token, second, third, tensor_strides)
+
+
+@triton.jit
+def _load(
+    pointer, batch, rows, last, of_step, tensor_strides,
+    WIDTH: tl.constexpr, PART: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
+    """Load tokens of a step, zeros from `last` on."""
+    offset = _offset(batch, rows, of_step, tensor_strides)
+    return load_rows(pointer, offset, rows < last, WIDTH, PART, PARTS)
 
 
 @triton.jit
@@ -104,34 +123,34 @@ def _forward_kernel(
     FAST: tl.constexpr,
 ):
     batch, step, first, start = _place(tl.program_id(0), steps, spans, span, inner, pooled)
-    skipped += batch * skipped_strides[0]
-    z += batch * z_strides[0]
-    out += batch * out_strides[0]
+    last = min(start + span, pooled)
+    of_step = first, inner, second, third
     if SHARED:
         shared = (batch * steps + step) * WIDTH + tl.zeros([ROWS], tl.int64)
         half = _load_half(y, direction, shared, shared >= 0, WIDTH, PART, PARTS)
-    for row in range(start, min(start + span, pooled), ROWS):
-        rows = row + tl.arange(0, ROWS)
-        live = rows < pooled
-        token = first + rows * inner
-        of_skip = token_offset(token, second, third, skipped_strides)
-        of_gate = token_offset(token, second, third, z_strides)
-        of_out = token_offset(token, second, third, out_strides)
-        skip = load_rows(skipped, of_skip, live, WIDTH, PART, PARTS)
-        gate = load_rows(z, of_gate, live, WIDTH, PART, PARTS)
+    rows = start + tl.arange(0, ROWS)
+    skip = _load(skipped, batch, rows, last, of_step, skipped_strides, WIDTH, PART, PARTS)
+    gate = _load(z, batch, rows, last, of_step, z_strides, WIDTH, PART, PARTS)
+    for _ in range(start, last, ROWS):
+        # the next tokens are on their way while these are computed
+        later = rows + ROWS
+        skip_next = _load(skipped, batch, later, last, of_step, skipped_strides, WIDTH, PART, PARTS)
+        gate_next = _load(z, batch, later, last, of_step, z_strides, WIDTH, PART, PARTS)
         if not SHARED:
             own = (batch * pooled + rows) * WIDTH
-            half = _load_half(y, direction, own, live, WIDTH, PART, PARTS)
+            half = _load_half(y, direction, own, rows < last, WIDTH, PART, PARTS)
         mixed = _mix(half, skip, PARTS)
         if weight is not None:
             mixed, scale = _standardise(mixed, eps, WIDTH, PART, PARTS)
+        of_out = _offset(batch, rows, of_step, out_strides)
         for part in tl.static_range(PARTS):
             tile = mixed[part]
             if weight is not None:
                 tile = tile * scale[:, None] * load_part(weight, part, WIDTH, PART, ROWS)
                 tile += load_part(bias, part, WIDTH, PART, ROWS)
             tile *= silu(gate[part].to(tl.float32), FAST)
-            store_part(out, of_out, live, tile, part, WIDTH)
+            store_part(out, of_out, rows < last, tile, part, WIDTH)
+        skip, gate, rows = skip_next, gate_next, later
 
 
 @triton.jit
@@ -176,17 +195,23 @@ def _backward_kernel(
         item = program + ahead
         batch, step, first, start = _place(item, steps, spans, span, inner, pooled)
         dhalf = zero_rows(ROWS, PART, PARTS)
-        for row in range(start, min(start + span, pooled), ROWS):
-            rows = row + tl.arange(0, ROWS)
-            live = rows < pooled
-            token = first + rows * inner
-            of_skip = batch * skipped_strides[0]
-            of_skip += token_offset(token, second, third, skipped_strides)
-            of_gate = batch * z_strides[0] + token_offset(token, second, third, z_strides)
-            of_dout = batch * dout_strides[0] + token_offset(token, second, third, dout_strides)
-            skip = load_rows(skipped, of_skip, live, WIDTH, PART, PARTS)
-            gate = load_rows(z, of_gate, live, WIDTH, PART, PARTS)
-            gradient = load_rows(dout, of_dout, live, WIDTH, PART, PARTS)
+        last = min(start + span, pooled)
+        of_step = first, inner, second, third
+        rows = start + tl.arange(0, ROWS)
+        skip = _load(skipped, batch, rows, last, of_step, skipped_strides, WIDTH, PART, PARTS)
+        gate = _load(z, batch, rows, last, of_step, z_strides, WIDTH, PART, PARTS)
+        gradient = _load(dout, batch, rows, last, of_step, dout_strides, WIDTH, PART, PARTS)
+        for _ in range(start, last, ROWS):
+            # the next tokens are on their way while these are computed
+            later = rows + ROWS
+            skip_next = _load(
+                skipped, batch, later, last, of_step, skipped_strides, WIDTH, PART, PARTS
+            )
+            gate_next = _load(z, batch, later, last, of_step, z_strides, WIDTH, PART, PARTS)
+            gradient_next = _load(
+                dout, batch, later, last, of_step, dout_strides, WIDTH, PART, PARTS
+            )
+            live = rows < last
             if SHARED:
                 of_y = (batch * steps + step) * WIDTH + tl.zeros([ROWS], tl.int64)
             else:
@@ -195,9 +220,8 @@ def _backward_kernel(
             mixed = _mix(half, skip, PARTS)
             if weight is not None:
                 mixed, scale = _standardise(mixed, eps, WIDTH, PART, PARTS)
-            of_dz = batch * dz_strides[0] + token_offset(token, second, third, dz_strides)
-            of_dskip = batch * dskipped_strides[0]
-            of_dskip += token_offset(token, second, third, dskipped_strides)
+            of_dz = _offset(batch, rows, of_step, dz_strides)
+            of_dskip = _offset(batch, rows, of_step, dskipped_strides)
             xhat, dmixed, products = (), (), ()
             of_weight, of_bias = (), ()
             for part in tl.static_range(PARTS):
@@ -239,6 +263,7 @@ def _backward_kernel(
                     store_part(dy, of_y, live, d, part, WIDTH)
             if SHARED:
                 dhalf = of_half
+            skip, gate, gradient, rows = skip_next, gate_next, gradient_next, later
         if SHARED:
             # spans lie outermost in dy, and innermost among the items
             place = (item % spans).to(tl.int64) * (items // spans) + item // spans
