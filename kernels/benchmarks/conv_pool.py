@@ -75,7 +75,7 @@ def sweep(which, cases):
     names = {"forward": ("FORWARD", "SEGMENT"), "backward": ("BACKWARD",)}[which]
     kept = {name: getattr(conv_pool, name) for name in names}
     unrolls = [(8, 7, 6, 5, 4, 3, 10, 11, 13), (4, 7, 5, 3, 6, 8, 10, 11, 13)]
-    settings = itertools.product((64, 128), (None, 208, 168, 144, 128), unrolls, (24, 48))
+    settings = itertools.product((64, 128), (None, 208, 168, 144, 128), unrolls, (8, 12, 16))
     for block, registers, unroll, programs in settings:
         for name in names:
             changed = {"block": block, "registers": registers, "programs": programs}

@@ -198,7 +198,6 @@ def test_any_number_of_channels(channel):
     ],
 )
 def test_rows_in_parts(monkeypatch, grid, pool, method):
-    monkeypatch.setattr(kernels, "SHORTEST_RUN", 4)
     monkeypatch.setattr(kernels, "SHORTEST_PART", 2)
     monkeypatch.setattr(kernels, "processors", lambda device: 1000)
     check(inputs(grid), pool, method)
