@@ -89,7 +89,7 @@ class ChannelModel(TimmClassifier):
         if self.training and self.hcs:
             drawn = draw_channels(x.shape[1]).to(x.device)
             x, index = x[:, drawn], index[..., drawn]
-        tokens, class_token = self._encode(self._embed_patches(x, index))
+        tokens, class_token = self._encode(*self._embed_patches(x, index))
         if class_token is not None:
             return self.head(class_token)
         on_image = tokens.transpose(1, 2) if self.colwise else tokens
@@ -97,7 +97,7 @@ class ChannelModel(TimmClassifier):
 
     def forward_features(self, x: Tensor, channels: Channels = None) -> Tensor:
         """Patch tokens after the final norm, (batch, channel, row, column, dim)."""
-        tokens, _ = self._encode(self._embed_patches(x, self._channel_index(x, channels)))
+        tokens, _ = self._encode(*self._embed_patches(x, self._channel_index(x, channels)))
         return tokens.permute(0, 3, *((2, 1) if self.colwise else (1, 2)), 4)
 
     def embed(self, x: Tensor, channels: Channels = None) -> tuple[Tensor, Tensor]:
@@ -105,22 +105,27 @@ class ChannelModel(TimmClassifier):
 
         A model with a class token returns that for the mean of all.
         """
-        tokens, class_token = self._encode(self._embed_patches(x, self._channel_index(x, channels)))
+        embedded = self._embed_patches(x, self._channel_index(x, channels))
+        tokens, class_token = self._encode(*embedded)
         per_channel = tokens.mean((1, 2))
         return per_channel.mean(1) if class_token is None else class_token, per_channel
 
-    def _embed_patches(self, x: Tensor, index: Tensor) -> Tensor:
-        """Tokens with channel identities and positions, (batch, row, column, channel, dim)."""
-        tokens = self.patch_embed(x, index)
+    def _embed_patches(self, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens, (batch, row, column, channel, dim), and what is to be added to them.
+
+        That is the channels' identities and the positions.
+        """
+        tokens, added = self.patch_embed(x, index)
         if self.colwise:
             tokens = tokens.transpose(1, 2)
-        if self.pos_embed is None:
-            return tokens
-        return tokens + resize_positions(self.pos_embed, self.grid, tokens.shape[1:3]).unsqueeze(3)
+        if self.pos_embed is not None:
+            positions = resize_positions(self.pos_embed, self.grid, tokens.shape[1:3])
+            added = added + positions.unsqueeze(3)
+        return tokens, added
 
-    def _encode(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _encode(self, tokens: Tensor, added: Tensor) -> tuple[Tensor, Tensor | None]:
         """Patch tokens after the final norm, of the same shape, and the class token if any."""
-        return self.layers(tokens, self.norm_f), None
+        return self.layers(tokens, self.norm_f, positions=added), None
 
     def _forward_mixed(self, images: Sequence[Tensor], channels: Channels) -> Tensor:
         """Logits of images of several shapes, in their order."""
@@ -246,8 +251,9 @@ class ChannelVim(ChannelModel):
         self.class_token = place
         self.cls_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, embed_dim), std=0.02))
 
-    def _encode(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def _encode(self, tokens: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
         """Patch tokens after the final norm, of the same shape, and the class token."""
+        tokens = tokens + added
         if not self.channel_first:
             tokens = tokens.permute(0, 3, 1, 2, 4)
         place = class_place(self.class_token, tokens.shape[1:4].numel())

@@ -44,7 +44,8 @@ class ImageClassifier(TimmClassifier, ImageTrunk):
     def forward_features(self, x: Tensor) -> Tensor:
         """Tokens after the final norm, (batch, row, column, dim); (batch, token, dim) for Vim."""
         last = len(self.layers) - 1
-        return self._finish(*self.layers.states(self.tokens(x)[0], [last]))
+        tokens, positions, _ = self.tokens(x)
+        return self._finish(*self.layers.states(tokens, [last], positions=positions))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits, (batch, class), from tokens after the final norm.
@@ -82,8 +83,8 @@ class ImageClassifier(TimmClassifier, ImageTrunk):
         wanted = self._blocks(indices)
         last = max(wanted) if stop_early or intermediates_only else len(self.layers) - 1
         run = sorted({*wanted, last})
-        tokens, grid = self.tokens(x)
-        states = dict(zip(run, self.layers.states(tokens, run), strict=True))
+        tokens, positions, grid = self.tokens(x)
+        states = dict(zip(run, self.layers.states(tokens, run, positions=positions), strict=True))
         maps = []
         for hidden, residual in map(states.__getitem__, wanted):
             taps = residual + hidden  # type: ignore[operator]

@@ -44,9 +44,10 @@ class DenseBackbone(ImageTrunk):
 
         A side that the patch does not divide is padded, so its last row or column is partly empty.
         """
-        tokens, grid = self.tokens(x)
+        tokens, positions, grid = self.tokens(x)
+        states = self.layers.states(tokens, self.out_indices, positions=positions)
         maps = []
-        for number, (hidden, residual) in enumerate(self.layers.states(tokens, self.out_indices)):
+        for number, (hidden, residual) in enumerate(states):
             if self.residual_stream and residual is not None:
                 hidden = hidden + residual
             normed = self.get_submodule(f"outnorm_{number}")(hidden)

@@ -16,7 +16,10 @@ from fastvim.traversal import KeptTokens, Traversal
 EPS = 1e-5
 
 State = tuple[Tensor, Tensor | None]
-"""The last mixer's output, and the float32 residual stream that it is yet to be added to."""
+"""The last mixer's output, and the float32 residual stream that it is yet to be added to.
+
+Before the first block: the tokens, and their positions.
+"""
 
 
 def make_norm(dim: int, *, rms_norm: bool) -> nn.RMSNorm | nn.LayerNorm:
@@ -138,13 +141,23 @@ class Encoder(nn.ModuleList):
         self.grad_checkpointing = False
 
     def states(
-        self, tokens: Tensor, blocks: Sequence[int], kept: KeptTokens | None = None
+        self,
+        tokens: Tensor,
+        blocks: Sequence[int],
+        kept: KeptTokens | None = None,
+        positions: Tensor | None = None,
     ) -> list[State]:
         """States after the given blocks, in their order in the network; runs none beyond the last.
 
         tokens : (batch, *grid, dim), or (batch, token, dim) with `kept`.
+        positions : what is to be added to the tokens, of a shape that expands to theirs. The first
+            block takes it for its residual stream, so that the sum takes no pass of its own.
         """
-        state: State = (tokens, None)
+        if positions is not None:
+            positions = positions.expand_as(tokens)
+            # a parameter's view requires gradients even here, where hooks would look for its history
+            positions = positions if torch.is_grad_enabled() else positions.detach()
+        state: State = (tokens, positions)
         states = []
         for block in range(max(blocks) + 1):
             if self.grad_checkpointing and torch.is_grad_enabled():
@@ -167,7 +180,8 @@ class Encoder(nn.ModuleList):
         tokens: Tensor,
         norm: nn.RMSNorm | nn.LayerNorm,
         kept: KeptTokens | None = None,
+        positions: Tensor | None = None,
     ) -> Tensor:
         """Run all blocks and the model's final norm; the shape of `tokens`."""
-        (state,) = self.states(tokens, [len(self) - 1], kept)
+        (state,) = self.states(tokens, [len(self) - 1], kept, positions)
         return self.finish(state, norm)

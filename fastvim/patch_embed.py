@@ -3,7 +3,9 @@
 import math
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
+from fastvim_kernels.operation import product_dtype
 from torch import Tensor, nn
 
 
@@ -13,10 +15,10 @@ def grid_size(image: int | Sequence[int], patch: int) -> tuple[int, int]:
     return math.ceil(height / patch), math.ceil(width / patch)
 
 
-def cut_patches(images: Tensor, patch: int) -> Tensor:
+def cut_patches(images: Tensor, patch: int, dtype: torch.dtype | None = None) -> Tensor:
     """Cut images into patches, zero-padded on the right and bottom to whole ones.
 
-    images : (batch, channel, height, width).
+    images : (batch, channel, height, width). dtype : of the result, if not that of the images.
 
     Returns (batch, row, column, channel, patch * patch).
     """
@@ -25,7 +27,14 @@ def cut_patches(images: Tensor, patch: int) -> Tensor:
     if (height, width) != (rows * patch, columns * patch):
         images = F.pad(images, (0, columns * patch - width, 0, rows * patch - height))
     cut = images.reshape(batch, channel, rows, patch, columns, patch)
-    return cut.permute(0, 2, 4, 1, 3, 5).flatten(4)
+    cut = cut.permute(0, 2, 4, 1, 3, 5)
+    return cut.to(dtype or cut.dtype, memory_format=torch.contiguous_format).flatten(4)  # one pass
+
+
+def _projected(patches_of: nn.Conv2d | nn.Conv3d, images: Tensor, patch: int, axis: int) -> Tensor:
+    """Project patches, flattened from `axis` on, with a convolution that strides by the patch."""
+    patches = cut_patches(images, patch, product_dtype(images)).flatten(axis)
+    return F.linear(patches, patches_of.weight.flatten(1), patches_of.bias)
 
 
 def lecun_normal_(projection: nn.Conv2d | nn.Conv3d) -> None:
@@ -55,8 +64,7 @@ class PatchEmbed(nn.Module):
                 f"expected images (batch, channel, height, width) with {self.proj.in_channels} "
                 f"channels, got {tuple(images.shape)}"
             )
-        patches = cut_patches(images, self.patch).flatten(3)
-        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+        return _projected(self.proj, images, self.patch, 3)
 
 
 class ChannelPatchEmbed(nn.Module):
@@ -70,12 +78,14 @@ class ChannelPatchEmbed(nn.Module):
         lecun_normal_(self.proj)
         nn.init.normal_(self.channel_embed.weight, std=channel_std)
 
-    def forward(self, images: Tensor, channels: Tensor) -> Tensor:
+    def forward(self, images: Tensor, channels: Tensor) -> tuple[Tensor, Tensor]:
         """(batch, channel, height, width) to (batch, row, column, channel, dim).
 
         channels : identity of each channel, (channel,) or for every image (batch, channel).
+
+        Returns the tokens, and what is to be added to them for their channel's identity,
+        (1 or batch, 1, 1, channel, dim).
         """
-        patches = cut_patches(images, self.patch)
-        tokens = F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+        tokens = _projected(self.proj, images, self.patch, 4)
         identity = self.channel_embed(channels)
-        return tokens + (identity if channels.ndim == 1 else identity[:, None, None])
+        return tokens, identity[:, None, None] if channels.ndim == 2 else identity[None, None, None]

@@ -78,31 +78,34 @@ class ImageTrunk(TimmModel):
         self.pos_embed = new_positions(count, embed_dim) if if_abs_pos_embed else None
         self.layers = Encoder(embed_dim, depth, traversals or SEQUENCE, **encoder)
 
-    def tokens(self, x: Tensor) -> tuple[Tensor, Grid]:
-        """Tokens before the first block, and their grid as the blocks see it.
+    def tokens(self, x: Tensor) -> tuple[Tensor, Tensor | None, Grid]:
+        """Tokens before the first block, their positions, and their grid as the blocks see it.
 
         x : images (batch, channel, height, width).
 
-        Returns tokens (batch, row, column, dim), or (batch, token, dim) for sequences.
+        Returns tokens (batch, row, column, dim), or (batch, token, dim) for sequences; and what
+        `Encoder.states` is to add to them, with a batch of one, or None where it has been.
         """
         tokens = self.patch_embed(x)
         if self.colwise:
             tokens = tokens.transpose(1, 2)
         rows, columns = tokens.shape[1:3]
         class_token = getattr(self, "cls_token", None)
-        if self.pos_embed is not None:
-            positions: Tensor = self.pos_embed
+        positions: Tensor | None = self.pos_embed
+        if positions is not None:
             if class_token is not None:
                 trained = class_place(self.class_token, positions.shape[1] - 1)
                 class_position, positions = split_class_row(positions, trained)
                 class_token = class_token + class_position
-            tokens = tokens + resize_positions(positions, self.grid, (rows, columns))
+            positions = resize_positions(positions, self.grid, (rows, columns))
         if self.sequential:
             tokens = tokens.flatten(1, 2)
+            positions = None if positions is None else positions.flatten(1, 2)
         if class_token is not None:
             place = class_place(self.class_token, rows * columns)
-            tokens = insert_token(tokens, class_token, place)
-        return tokens, (rows, columns)
+            tokens = tokens if positions is None else tokens + positions
+            tokens, positions = insert_token(tokens, class_token, place), None
+        return tokens, positions, (rows, columns)
 
     def on_grid(self, tokens: Tensor, grid: Grid) -> Tensor:
         """Patch tokens after a block as a map, (batch, row, column, dim)."""

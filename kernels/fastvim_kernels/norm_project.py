@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastvim_kernels.add_norm import empty_gradients
-from fastvim_kernels.operation import implementation, operator
+from fastvim_kernels.operation import implementation, operator, product_dtype
 from fastvim_kernels.pieces import wide
 
 
@@ -34,10 +34,7 @@ def norm_project(
     otherwise; and the sum in float32, (..., dim). The backward pass computes the gradients of all
     inputs, wanted or not.
     """
-    device = hidden.device.type
-    able = not hidden.is_meta and hidden.dtype != torch.float64
-    cast = able and torch.is_autocast_enabled(device)
-    dtype = torch.get_autocast_dtype(device) if cast else hidden.dtype
+    dtype = product_dtype(hidden)
     exact = wide(hidden.dtype)
     bias = None if bias is None else bias.to(exact)
     projected, total, _ = _forward(

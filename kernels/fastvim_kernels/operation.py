@@ -93,6 +93,14 @@ def operation(name: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
     return register
 
 
+def product_dtype(tensor: torch.Tensor) -> torch.dtype:
+    """Dtype in which a matrix product of this tensor is taken: autocast's, or the tensor's own."""
+    device = tensor.device.type
+    able = not tensor.is_meta and tensor.dtype != torch.float64
+    cast = able and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if cast else tensor.dtype
+
+
 def keeps_for_backward(*inputs: Any) -> bool:
     """Whether an operation on these inputs must keep what its backward pass needs.
 

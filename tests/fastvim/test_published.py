@@ -183,8 +183,8 @@ def test_classifier_into_dense_keeps_its_norm(tmp_path):
         dense = fastvim.load_published(tmp_path / "file.pt", into="dense", img_size=(48, 64))
     assert dense.out_indices == [0, 1, 2, 3]
     image = torch.randn(1, 3, 48, 64)
-    tokens, grid = classifier.tokens(image)
-    hidden, _ = classifier.layers.states(tokens, [3])[0]
+    tokens, positions, grid = classifier.tokens(image)
+    hidden, _ = classifier.layers.states(tokens, [3], positions=positions)[0]
     normed = torch.nn.functional.layer_norm(hidden, (16,))
     # positions of 4 × 4 resized once while loading, and at run time by the classifier
     torch.testing.assert_close(dense(image)[3], dense.on_grid(normed, grid).permute(0, 3, 1, 2))

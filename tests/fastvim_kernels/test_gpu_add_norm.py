@@ -102,6 +102,21 @@ def test_permuted_rows():
         assert torch.equal(one, other.transpose(1, 2))
 
 
+@pytest.mark.parametrize("dtype", [FP32, BF16])
+def test_a_residual_that_all_images_share(dtype):
+    """As positions are; its gradient is the sum over the images."""
+    hidden, _, *norm = inputs((3, 2, 5), 40, dtype, False, True)
+    positions = torch.randn(1, 2, 5, 40, device=DEVICE).requires_grad_()
+    repeated = positions.detach().repeat(3, 1, 1, 1).requires_grad_()
+    results, gradients = [], []
+    for residual, leaf in ((positions.expand_as(hidden), positions), (repeated, repeated)):
+        outputs = add_norm(hidden, residual, *norm)
+        results.append(outputs)
+        gradients.append(torch.autograd.grad(sum(v.float().sum() for v in outputs), [leaf])[0])
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+    torch.testing.assert_close(gradients[0], gradients[1].sum(0, keepdim=True))
+
+
 @pytest.mark.parametrize("with_bias", [False, True], ids=["rms", "layer"])
 def test_large_activations(with_bias):
     check(inputs((2, 3), 192, FP32, True, with_bias, scale=1e3))

@@ -39,6 +39,7 @@ def _forward_kernel(
     total,
     stats,
     rows,
+    residual_rows,
     eps,
     WIDTH: tl.constexpr,
     PART: tl.constexpr,
@@ -49,7 +50,8 @@ def _forward_kernel(
     offset = row.to(tl.int64) * WIDTH
     added = load_rows(hidden, offset, live, WIDTH, PART, PARTS)
     if residual is not None:
-        stream = load_rows(residual, offset, live, WIDTH, PART, PARTS)
+        of_stream = (row % residual_rows).to(tl.int64) * WIDTH
+        stream = load_rows(residual, of_stream, live, WIDTH, PART, PARTS)
     x = ()
     for part in tl.static_range(PARTS):
         tile = added[part].to(tl.float32)
@@ -154,13 +156,18 @@ def _residency(width: int) -> tuple[int, int]:
     return (3, 168) if width <= 1024 else (2, 255)
 
 
+def _without_repeats(residual: Tensor) -> Tensor:
+    """Return the first image's rows where all images share them, such as positions."""
+    return residual[:1] if residual.dim() > 1 and residual.stride(0) == 0 else residual
+
+
 def forward(
     hidden: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `fastvim_kernels.add_norm._forward`."""
     width = hidden.shape[-1]
     hidden = hidden.contiguous()
-    residual = None if residual is None else residual.contiguous()
+    residual = None if residual is None else _without_repeats(residual).contiguous()
     normed = torch.empty_like(hidden)
     total = torch.empty_like(hidden, dtype=torch.float32)
     stats = total.new_empty(2, *hidden.shape[:-1], 1)
@@ -175,6 +182,7 @@ def forward(
         total,
         stats,
         rows,
+        0 if residual is None else residual.numel() // width,
         eps,
         WIDTH=width,
         PART=part,
