@@ -155,7 +155,7 @@ class Encoder(nn.ModuleList):
         """
         if positions is not None:
             positions = positions.expand_as(tokens)
-            # a parameter's view requires gradients even here, where hooks would look for its history
+            # without gradients a parameter's view still asks for them, and hooks find no history
             positions = positions if torch.is_grad_enabled() else positions.detach()
         state: State = (tokens, positions)
         states = []
