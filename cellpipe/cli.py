@@ -25,6 +25,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Cell Painting plates in, perturbation embeddings out. The stages, in order: "
     "[bold]ingest, illumination, segment, crops, split, train, embed, profile, evaluate, "
     "figure[/bold]; [bold]simulate[/bold] draws a plate to try them on. Each stage reads the files "

@@ -30,6 +30,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="FastVim on natural images: the published ImageNet, MAE, ADE20K and COCO experiments, and "
     "the same small on handwritten digits and drawn shapes. [bold]train[/bold] learns from "
     "scratch; [bold]pretrain[/bold] learns without labels, [bold]finetune[/bold] and "
@@ -62,6 +63,7 @@ class Weights(StrEnum):
 
     plain = "plain"
     ema = "ema"
+    all = "all"
 
 
 @app.command()
@@ -187,11 +189,19 @@ def evaluate(
     output: Annotated[Path, typer.Option(help="Folder for metrics, predictions and pictures.")],
     split: Annotated[Part, typer.Option(help="Which images of the folder.")] = Part.val,
     weights: Annotated[
-        Weights, typer.Option(help="The weights after the last step, or their average.")
+        Weights,
+        typer.Option(
+            help="The weights after the last step, their average, or all that the model has, each "
+            "into a folder of its name."
+        ),
     ] = Weights.plain,
     size: Annotated[int | None, typer.Option(help="Image side in px, if not as trained.")] = None,
     crop: Annotated[
-        float | None, typer.Option(help="Part of the shorter side to see, if not as trained.")
+        float | None,
+        typer.Option(
+            help="Part of the shorter side to see, if not as trained, or for a published file as "
+            "published: 0.875 up to 224 px, all beyond."
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Take only so many images, for a quick look.")
@@ -209,34 +219,44 @@ def evaluate(
 ) -> None:
     """Score a classifier: top-1, top-5, loss, calibration, speed, and what it confuses."""
     from natural_images.classification import evaluate as stage
+    from natural_images.classification.kept_weights import kept_weights
     from natural_images.config_file import parse_options
 
-    stage.evaluate(
-        model,
-        data,
-        output=output,
-        split=split.value,
-        size=size,
-        crop=crop,
-        weights=weights.value,
-        precision=precision.value,
-        batch_size=batch_size,
-        limit=limit,
-        restrict=not all_classes,
-        workers=workers,
-        model_options=parse_options(model_options or (), "--model-option"),
-    )
+    if weights is Weights.all:
+        kinds = kept_weights(model)
+    else:
+        kinds = ["ema" if weights is Weights.ema else "plain"]
+    for kind in kinds:
+        stage.evaluate(
+            model,
+            data,
+            output=output / kind if weights is Weights.all else output,
+            split=split.value,
+            size=size,
+            crop=crop,
+            weights=kind,
+            precision=precision.value,
+            batch_size=batch_size,
+            limit=limit,
+            restrict=not all_classes,
+            workers=workers,
+            model_options=parse_options(model_options or (), "--model-option"),
+        )
 
 
 @app.command()
 def compare(
     evaluations: Annotated[list[Path], typer.Argument(help="Folders of `evaluate`.")],
     output: Annotated[Path, typer.Option(help="Table to write (.md); a .csv goes beside it.")],
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--name", help="What to call each, if not as its folder; repeat in order."),
+    ] = None,
 ) -> None:
     """Put evaluations on the same images into one table, the best first."""
     from natural_images.classification import compare as stage
 
-    stage.compare(evaluations, output=output)
+    stage.compare(evaluations, output=output, names=names)
     typer.echo(output.read_text(), nl=False)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,17 @@ from torch import Tensor
 from fastvim.training.reading import RepeatedReading
 from natural_images.classification.augment import eval_transform, normalise, train_transform
 from natural_images.classification.images import ImageSource, Split, open_images
-from natural_images.classification.quarantine import good_indices
-from natural_images.classification.samples import ImageSamples
+from natural_images.classification.quarantine import RunQuarantine, good_indices
+from natural_images.classification.samples import ImageSamples, check_share
 from natural_images.errors import NaturalImagesDataError
 
 if TYPE_CHECKING:
     from natural_images.experiment import Experiment
 
+log = logging.getLogger(__name__)
+
+QUARANTINE = "quarantine.csv"
+"""Beside a run's curves: images of either split that it could not decode."""
 FEW = 4000
 """So many images are decoded in threads before worker processes would have started."""
 VALIDATED_AT_ONCE = 256
@@ -35,12 +40,17 @@ class Splits:
     classes: tuple[str, ...]
 
 
-def open_splits(experiment: "Experiment", *, most_validated: int | None = None) -> Splits:
+def open_splits(
+    experiment: "Experiment", checkpoints: Path, *, most_validated: int | None = None
+) -> Splits:
     """Open both splits of an experiment's images, without those that its quarantine names.
 
-    `most_validated` takes so many images of the validation split, evenly spread. Raises
-    NaturalImagesDataError where the images are not what the experiment says, or where the two
-    splits are the same images or have other classes.
+    Others that cannot be decoded are added to ``quarantine.csv`` in the folder `checkpoints` when
+    they are met; training replaces them, validation leaves them out. `most_validated` takes so many
+    images of the validation split, evenly spread.
+
+    Raises NaturalImagesDataError where the images are not what the experiment says, or where the
+    two splits are the same images or have other classes.
     """
     data, augment = experiment.data, experiment.augment
     train = open_images(data.path, split="train", classes=data.classes)
@@ -49,12 +59,21 @@ def open_splits(experiment: "Experiment", *, most_validated: int | None = None) 
     chosen = _indices(experiment, val, "val")
     if most_validated is not None and len(chosen) > most_validated:
         chosen = chosen[np.linspace(0, len(chosen) - 1, most_validated).astype(np.int64)]
+    table = Path(checkpoints) / QUARANTINE
     return Splits(
         train=ImageSamples(
-            train, _indices(experiment, train, "train"), train_transform(augment, data.size)
+            train,
+            _indices(experiment, train, "train"),
+            train_transform(augment, data.size),
+            quarantine=RunQuarantine(table, "train"),
         ),
         val=ImageSamples(
-            val, chosen, eval_transform(augment, data.size), in_processes=len(chosen) > FEW
+            val,
+            chosen,
+            eval_transform(augment, data.size),
+            in_processes=len(chosen) > FEW,
+            replaces_bad=False,
+            quarantine=RunQuarantine(table, "val"),
         ),
         classes=tuple(train.classes),
     )
@@ -78,18 +97,26 @@ def identity(experiment: "Experiment", splits: Splits) -> dict[str, str]:
 
 
 class ValidationBatches:
-    """All samples in order, as often as a run validates, read as its recipe says."""
+    """All samples in order, as often as a run validates, read as its recipe says.
+
+    Those that cannot be decoded are left out. After the last it is said how many images of the run
+    could not, where they have become more.
+    """
 
     def __init__(self, experiment: "Experiment", samples: ImageSamples) -> None:
         self._samples, self._augment, self._recipe = samples, experiment.augment, experiment.recipe
+        self._path, self._told = experiment.data.path, 0
         at_once = experiment.data.images_at_once or VALIDATED_AT_ONCE
         self._size = min(self._recipe.batch_size, at_once, VALIDATED_AT_ONCE)
         self._batches: RepeatedReading | None = None
 
     def on(self, device: torch.device) -> Iterator[dict[str, Tensor]]:
-        """Yield images (b, 3, size, size) normalised and classes (b,), on `device`."""
+        """Yield images (b, 3, size, size) normalised and classes (b,), on `device`.
+
+        Raises NaturalImagesDataError where too many of the images cannot be decoded.
+        """
+        count, seen = len(self._samples), 0
         if self._batches is None:
-            count = len(self._samples)
             starts = range(0, count, self._size)
             items = [(np.arange(start, min(start + self._size, count)), 0) for start in starts]
             self._batches = RepeatedReading(
@@ -99,8 +126,20 @@ class ValidationBatches:
                 pin=device.type == "cuda",
             )
         for batch in self._batches:
+            if not len(batch["classes"]):
+                continue
+            seen += len(batch["classes"])
             moved = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
             yield {**moved, "images": normalise(moved["images"], self._augment)}
+        # Each process that reads has judged its own share, which may be too small to tell.
+        check_share(count - seen, count, count, f"{self._path}: validation images do not decode")
+        self._tell()
+
+    def _tell(self) -> None:
+        table = self._samples.quarantine
+        if table is not None and (total := table.total()) > self._told:
+            self._told = total
+            log.warning("%d images of this run could not be decoded: %s", total, table.path)
 
 
 def _check(path: Path, train: ImageSource, val: ImageSource) -> None:

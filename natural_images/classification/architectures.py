@@ -28,7 +28,8 @@ def create_classifier(
     Raises
     ------
     NaturalImagesValueError
-        For an unknown name, a model that does not classify images, or an unknown option.
+        For an unknown name, a model that does not classify images, an unknown option, or a size
+        smaller than one patch.
     """
     options = {"num_classes": num_classes, **(options or {})}
     ours = name in MODELS
@@ -51,7 +52,24 @@ def create_classifier(
             model = build_timm(name, options)
     except (TypeError, ValueError) as error:
         raise NaturalImagesValueError(f"model.options of {name}: {error}") from error
+    check_size(model, size)
     return model
+
+
+def check_size(model: nn.Module, size: int) -> None:
+    """Raise NaturalImagesValueError where images of `size` px are smaller than a model's patches.
+
+    They would be padded to one patch, and answered all the same.
+    """
+    # Where fastvim and timm tell it; a ResNet, say, has no patches.
+    holders = (model, getattr(model, "patch_embed", None))
+    sides = next((s for h in holders if (s := getattr(h, "patch_size", None)) is not None), 1)
+    patch = sides if isinstance(sides, int) else max(sides)
+    if size < patch:
+        raise NaturalImagesValueError(
+            f"size: expected at least one patch of {type(model).__name__}, {patch} px, got {size}. "
+            f"Take {patch} px or more"
+        )
 
 
 def build_timm(architecture: str, options: Mapping[str, Any]) -> Any:

@@ -90,6 +90,11 @@ class Augment:
             self._check(key, getattr(self, key) in known, f"one of {known}")
         self._check("rand_augment", _is_policy(self.rand_augment), "null or a policy 'rand-m9-…'")
 
+    @property
+    def mixes(self) -> bool:
+        """Whether images of a batch are mixed, which is done in pairs."""
+        return self.mixup > 0 or self.cutmix > 0
+
     def _check(self, key: str, valid: bool, expected: str) -> None:
         if not valid:
             raise NaturalImagesValueError(

@@ -20,7 +20,7 @@ class BatchAugment:
     def __init__(self, augment: Augment, classes: int) -> None:
         self._augment, self._classes = augment, classes
         self._mixup: Mixup | None = None
-        if augment.mixup > 0 or augment.cutmix > 0:
+        if augment.mixes:
             self._mixup = Mixup(
                 mixup_alpha=augment.mixup,
                 cutmix_alpha=augment.cutmix,

@@ -25,15 +25,20 @@ HEADINGS = {
 """Columns of the table, and what they are called in Markdown."""
 
 
-def compare(evaluations: Sequence[Path], *, output: Path) -> pd.DataFrame:
+def compare(
+    evaluations: Sequence[Path], *, output: Path, names: Sequence[str] | None = None
+) -> pd.DataFrame:
     """Put evaluations beside one another, the best first.
 
     Parameters
     ----------
     evaluations
-        Folders of `evaluate`; a row is called as its folder, or its parent where two are alike.
+        Folders of `evaluate`, or with a folder of it for each kind of weights.
     output
         Markdown to write (.md); the same goes into a .csv beside it.
+    names
+        What `evaluations` are called; by default as their folders, with parents where two are
+        alike.
 
     Returns
     -------
@@ -42,31 +47,51 @@ def compare(evaluations: Sequence[Path], *, output: Path) -> pd.DataFrame:
     Raises
     ------
     NaturalImagesValueError
-        `output` is no .md.
+        `output` is no .md, or there are not as many `names` as `evaluations`.
     NaturalImagesDataError
         A folder has no metrics, or they are of other images than those of the first.
     """
     output = Path(output)
     if output.suffix != ".md":
         raise NaturalImagesValueError(f"compare: expected a .md as output, got {output}")
-    found = [_read(Path(folder)) for folder in evaluations]
-    for folder, metrics in zip(evaluations, found, strict=True):
+    names = _names(evaluations) if names is None else names
+    if len(names) != len(evaluations):
+        raise NaturalImagesValueError(
+            f"compare: expected {len(evaluations)} names, one an evaluation, got {list(names)}"
+        )
+    rows = [
+        (name, folder, _read(folder))
+        for name, evaluation in zip(names, evaluations, strict=True)
+        for folder in _kinds(Path(evaluation))
+    ]
+    _, first, expected = rows[0]
+    for _, folder, metrics in rows:
         for key in ("data", "images"):
-            if metrics.get(key) != found[0].get(key):
+            if metrics.get(key) != expected.get(key):
                 raise NaturalImagesDataError(
-                    f"{folder / METRICS}: expected the {key} of {evaluations[0]}, "
-                    f"{found[0].get(key)}, got {metrics.get(key)}. Evaluate on the same images"
+                    f"{folder / METRICS}: expected the {key} of {first}, "
+                    f"{expected.get(key)}, got {metrics.get(key)}. Evaluate on the same images"
                 )
     table = pd.DataFrame(
-        [{key: metrics.get(key) for key in HEADINGS if key != "name"} for metrics in found]
+        [
+            {**{key: metrics.get(key) for key in HEADINGS}, "name": name}
+            for name, _, metrics in rows
+        ],
+        columns=list(HEADINGS),
     )
-    table.insert(0, "name", _names(evaluations))
     table = table.sort_values("top1", ascending=False, kind="stable", ignore_index=True)
     with atomic_path(output.with_suffix(".csv")) as temporary:
         table.to_csv(temporary, index=False, float_format="%.6g")
     with atomic_path(output) as temporary:
         temporary.write_text(_markdown(table))
     return table
+
+
+def _kinds(evaluation: Path) -> list[Path]:
+    """The evaluation itself, or those of each kind of weights below it."""
+    if (evaluation / METRICS).is_file():
+        return [evaluation]
+    return sorted(file.parent for file in evaluation.glob(f"*/{METRICS}")) or [evaluation]
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from fastvim.files import atomic_path
+from natural_images.classification.architectures import check_size
 from natural_images.classification.augment import Augment, eval_transform
 from natural_images.classification.confused import accuracy_by_class, confused_pairs, draw_confused
 from natural_images.classification.images import ImageSource, open_images
@@ -19,9 +20,11 @@ from natural_images.classification.model_files import (
     ModelInfo,
     Weights,
     describe_class,
+    imagenet_ids,
     load_model,
 )
 from natural_images.classification.predict import Images, Loading, Precision, predict, runner
+from natural_images.classification.quarantine import write_quarantine
 from natural_images.classification.reliability import draw_reliability, reliability
 from natural_images.errors import NaturalImagesDataError, NaturalImagesValueError
 
@@ -56,8 +59,8 @@ def evaluate(
         A model folder of training, or a published checkpoint file.
     data
         Any layout of `natural_images.classification.images.open_images`. Its classes are matched
-        with the model's by name; classes that are numbers the model does not know (ImageNet-V2)
-        are places in the model's order.
+        with the model's by name, else as `match_classes` says: by number (ImageNet-V2), or, where a
+        model knows ImageNet by numbers or words, by WordNet id (ImageNet-A, -R).
     output
         Folder for ``metrics.json``; ``predictions.parquet`` (``name``, ``label`` and the five best
         ``class_k`` with ``probability_k``); ``classes.csv`` (accuracy of each class, and what it is
@@ -65,7 +68,8 @@ def evaluate(
         ``confused.png``.
     size, crop
         Side of the model's input in px, and the part of the shorter side that the middle crop
-        keeps; by default as trained.
+        keeps; by default as trained, and for a published checkpoint file as published: 0.875 up to
+        224 px, all beyond.
     limit
         Take this many images, drawn with `seed`, for a quick look.
     restrict
@@ -97,8 +101,9 @@ def evaluate(
     source = open_images(data, split=split)
     columns = match_classes(info.classes, source.classes, where=str(data))
     size = info.size if size is None else size
+    check_size(model, size)
     augment = Augment(
-        eval_crop=info.eval_crop if crop is None else crop,
+        eval_crop=info.crop_at(size) if crop is None else crop,
         interpolation=info.interpolation,
         mean=info.mean,
         std=info.std,
@@ -158,16 +163,25 @@ def match_classes(model: Sequence[str], data: Sequence[str], *, where: str = "da
     By name; where the model does not know the names and all are numbers below its number of
     classes, as in ImageNet-V2's folders, they are places in its order. So are as many names in
     words, of which nearly all are what the model's WordNet ids are called: ImageNet in Parquet.
+    A model whose own classes are ImageNet's 1000 in numbers, as it learns them from WebDataset, or
+    in words, as from Parquet, is asked by their WordNet ids.
 
     Raises NaturalImagesDataError that names the classes the model does not know.
     """
-    known = {name: place for place, name in enumerate(model)}
-    unknown = [name for name in data if name not in known]
-    if not unknown:
-        return np.array([known[name] for name in data], np.int64)
+    if list(data) == list(model):
+        # Names in words may come twice: two of ImageNet's classes are called "crane".
+        return np.arange(len(model))
+    if set(data) <= set(model):
+        return _places(model, data)
     if all(name.isdecimal() and int(name) < len(model) for name in data):
         return np.array([int(name) for name in data], np.int64)
-    if len(data) == len(model) and _same_words(model, data) > 0.9 * len(model):
+    if _is_imagenet(model):
+        model = imagenet_ids()
+    known = set(model)
+    unknown = [name for name in data if name not in known]
+    if not unknown:
+        return _places(model, data)
+    if _in_words(data, model):
         return np.arange(len(model))
     raise NaturalImagesDataError(
         f"{where}: expected classes that the model knows ({', '.join(model[:3])}, … "
@@ -177,13 +191,27 @@ def match_classes(model: Sequence[str], data: Sequence[str], *, where: str = "da
     )
 
 
-def _same_words(model: Sequence[str], data: Sequence[str]) -> int:
-    """How many classes are called by the same first words, place by place, and not by their ids."""
-    words = [describe_class(name) for name in model]
-    return sum(
-        word != name and word.casefold() == called.split(",")[0].strip().casefold()
-        for word, name, called in zip(words, model, data, strict=True)
+def _places(model: Sequence[str], data: Sequence[str]) -> np.ndarray:
+    known = {name: place for place, name in enumerate(model)}
+    return np.array([known[name] for name in data], np.int64)
+
+
+def _is_imagenet(names: Sequence[str]) -> bool:
+    """Whether these are ImageNet's 1000 classes, in order, by other names than their ids."""
+    ids = imagenet_ids()
+    return list(names) == [str(number) for number in range(len(ids))] or _in_words(names, ids)
+
+
+def _in_words(names: Sequence[str], ids: Sequence[str]) -> bool:
+    """Whether nearly all `names` are the first words for the WordNet id at the same place."""
+    if len(names) != len(ids):
+        return False
+    same = sum(
+        describe_class(wnid) != wnid
+        and describe_class(wnid).casefold() == name.split(",")[0].strip().casefold()
+        for name, wnid in zip(names, ids, strict=True)
     )
+    return same > 0.9 * len(ids)
 
 
 def _check(*, precision: str, batch_size: int, limit: int | None, workers: int) -> None:
@@ -218,11 +246,7 @@ def _write(
     """Write everything; ``metrics.json`` last, so that it stands for the rest."""
     if bad:
         log.warning("%d images could not be decoded: %s", len(bad), output / "quarantine.csv")
-    quarantine = pd.DataFrame(
-        [(source.name(place), reason) for place, reason in bad], columns=["name", "reason"]
-    )
-    with atomic_path(output / "quarantine.csv") as temporary:
-        quarantine.to_csv(temporary, index=False)
+    write_quarantine(output / "quarantine.csv", source, bad)
     with atomic_path(output / "predictions.parquet") as temporary:
         table.to_parquet(temporary, index=False)
     with atomic_path(output / "classes.csv") as temporary:

@@ -2,19 +2,21 @@
 
 ``python -m natural_images.classification.loader_speed --workers 1,2,4,8,16`` measures JPEGs of 500
 pixels made from photographs that come with scikit-image and scikit-learn, or a data set's own:
-``--data /path/to/imagenet``.
+``--data /path/to/imagenet``. A row of the table appears as soon as it is measured.
 """
 
 import argparse
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
 from torch.utils.data import DataLoader, Dataset
 
 from natural_images.classification.augment import (
@@ -61,25 +63,41 @@ def write_jpegs(
 
 
 def images_per_second(
-    source: ImageSource, transform: Transform, *, workers: int, batch_size: int, batches: int
-) -> float:
-    """Speed of reading `batches` random batches in `workers` processes, start-up left out.
+    source: ImageSource,
+    transforms: Mapping[str, Transform],
+    *,
+    workers: int,
+    batch_size: int,
+    batches: int,
+) -> Iterator[tuple[str, float]]:
+    """Yield the name of each transform, and its speed as soon as it is measured.
 
-    Every worker has delivered batches before the clock starts.
+    That of reading `batches` random batches in `workers` processes, start-up left out: every worker
+    has delivered batches of the transform before the clock starts. The processes, which take
+    seconds to start, are the same for all transforms. A progress bar is on standard error.
     """
-    samples = ImageSamples(source, np.arange(len(source)), transform)
     warm_up = 2 * workers
+    items: list[tuple[str, int]] = []
     loader = DataLoader(
-        _Batches(samples, batch_size, warm_up + batches),
+        _Batches(source, transforms, batch_size),
+        # Read anew for each transform, whose batches are in the list then.
+        sampler=items,
         batch_size=None,
         num_workers=workers,
         multiprocessing_context="spawn",
+        persistent_workers=True,
     )
-    start = 0.0
-    for number, _ in enumerate(loader, start=1):
-        if number == warm_up:
-            start = time.perf_counter()
-    return batches * batch_size / (time.perf_counter() - start)
+    count = "1 process" if workers == 1 else f"{workers} processes"
+    for name in transforms:
+        items[:] = [(name, number) for number in range(warm_up + batches)]
+        start = 0.0
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            read = progress.track(loader, total=len(items), description=f"{count}, {name}")
+            for number, _ in enumerate(read, start=1):
+                if number == warm_up:
+                    start = time.perf_counter()
+            spent = time.perf_counter() - start
+        yield name, batches * batch_size / spent
 
 
 def processor_ms(source: ImageSource, transform: Transform, *, images: int) -> float:
@@ -117,40 +135,49 @@ def main() -> None:
             write_jpegs(Path(folder), copies=100)
         source = open_images(chosen.data or Path(folder))
         print(f"{len(source)} images, batches of {chosen.batch} at {chosen.size} px")
-        print("| | " + " | ".join(transforms) + " |")
-        print("|---|" + "---:|" * len(transforms))
-        spent = [processor_ms(source, t, images=400) for t in transforms.values()]
-        _row("processor time, ms an image", spent, "{:.1f}")
+        _row("transform", "processor time, ms an image")
+        _row("---", "---:")
+        for name, transform in transforms.items():
+            _row(name, f"{processor_ms(source, transform, images=400):.1f}")
+        print()
+        _row("transform", "processes", "images/s")
+        _row("---", "---:", "---:")
         for workers in map(int, chosen.workers.split(",")):
-            speeds = [
-                images_per_second(
-                    source,
-                    transform,
-                    workers=workers,
-                    batch_size=chosen.batch,
-                    batches=workers * chosen.batches,
-                )
-                for transform in transforms.values()
-            ]
-            _row(f"images/s, {workers} processes", speeds, "{:.0f}")
+            for name, speed in images_per_second(
+                source,
+                transforms,
+                workers=workers,
+                batch_size=chosen.batch,
+                batches=workers * chosen.batches,
+            ):
+                _row(name, f"{workers}", f"{speed:.0f}")
 
 
-def _row(name: str, values: Iterable[float], form: str) -> None:
-    print(f"| {name} | " + " | ".join(map(form.format, values)) + " |", flush=True)
+def _row(*cells: str) -> None:
+    print("| " + " | ".join(cells) + " |", flush=True)
 
 
 class _Batches(Dataset):
-    """Random batches; the number of a batch is its seed, as a step of training has one."""
+    """Random batches by the name of their transform and a number.
 
-    def __init__(self, samples: ImageSamples, batch_size: int, batches: int) -> None:
-        self._samples, self._batch_size, self._batches = samples, batch_size, batches
+    The number is the seed, as a step of training has one.
+    """
 
-    def __len__(self) -> int:
-        return self._batches
+    def __init__(
+        self, source: ImageSource, transforms: Mapping[str, Transform], batch_size: int
+    ) -> None:
+        everything = np.arange(len(source))
+        self._batch_size = batch_size
+        self._samples = {
+            name: ImageSamples(source, everything, transform)
+            for name, transform in transforms.items()
+        }
 
-    def __getitem__(self, number: int) -> dict:
-        chosen = np.random.default_rng(number).integers(len(self._samples), size=self._batch_size)
-        return self._samples.get_batch(chosen, seed=number)
+    def __getitem__(self, item: tuple[str, int]) -> dict:
+        name, number = item
+        samples = self._samples[name]
+        chosen = np.random.default_rng(number).integers(len(samples), size=self._batch_size)
+        return samples.get_batch(chosen, seed=number)
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -31,7 +31,7 @@ from natural_images.errors import NaturalImagesDataError, NaturalImagesValueErro
 DESCRIPTION, AVERAGED = "natural_images.json", "ema.safetensors"
 EMA_ENTRY = "state_dict_ema"
 
-PUBLISHED_CROP = 0.875
+PUBLISHED_CROP, PUBLISHED_CROP_UP_TO = 0.875, 224
 """Middle part of the image that the published evaluation sees, up to 224 px; beyond, all of it."""
 
 Weights = Literal["plain", "ema"]
@@ -56,6 +56,8 @@ class ModelInfo:
         Which weights were loaded, and the digest of their file.
     interpolation
         Of the resizing in training, as in `augment.Augment`.
+    published
+        Whether it is a published checkpoint file, which does not tell its crop.
     """
 
     classes: tuple[str, ...]
@@ -68,6 +70,19 @@ class ModelInfo:
     weights: Weights
     weights_sha256: str
     interpolation: Interpolation = "bicubic"
+    published: bool = False
+
+    def crop_at(self, size: int) -> float:
+        """Part of the shorter side to keep where the model sees `size` px.
+
+        As trained; the published evaluation went by the size.
+        """
+        return published_crop(size) if self.published else self.eval_crop
+
+
+def published_crop(size: int) -> float:
+    """Part of the shorter side that the published evaluation keeps at `size` px."""
+    return PUBLISHED_CROP if size <= PUBLISHED_CROP_UP_TO else 1.0
 
 
 def save_model(
@@ -167,6 +182,12 @@ def load_model(
     return model.to(device).eval(), ModelInfo(weights=weights, **described)
 
 
+@cache
+def imagenet_ids() -> tuple[str, ...]:
+    """WordNet ids of ImageNet's 1000 classes, sorted: the order of labels everywhere."""
+    return tuple(ImageNetInfo().label_names())
+
+
 def describe_class(name: str) -> str:
     """What people call a class: the first words for a WordNet id of ImageNet, else its own name."""
     return _imagenet_words().get(name, name)
@@ -175,8 +196,7 @@ def describe_class(name: str) -> str:
 @cache
 def _imagenet_words() -> dict[str, str]:
     info = ImageNetInfo()
-    names = info.label_names()
-    return {name: info.label_name_to_description(name).split(",")[0] for name in names}
+    return {name: info.label_name_to_description(name).split(",")[0] for name in imagenet_ids()}
 
 
 def _load_folder(folder: Path, weights: Weights) -> tuple[nn.Module, dict[str, Any]]:
@@ -231,14 +251,14 @@ def _load_file(
         )
     sides = model.options["img_size"]
     size = max(sides) if isinstance(sides, Sequence) else sides
-    names = ImageNetInfo().label_names()
-    count = model.num_classes
+    names, count = imagenet_ids(), model.num_classes
     return model, {
-        "classes": tuple(names) if count == len(names) else tuple(map(str, range(count))),
+        "classes": names if count == len(names) else tuple(map(str, range(count))),
         "mean": IMAGENET_DEFAULT_MEAN,
         "std": IMAGENET_DEFAULT_STD,
         "size": size,
-        "eval_crop": PUBLISHED_CROP if size <= 224 else 1.0,
+        "eval_crop": published_crop(size),
+        "published": True,
         "architecture": type(model).__name__,
         "weights_sha256": _digest(file),
     }

@@ -1,23 +1,28 @@
-"""Which images of a source cannot be decoded, found before a run meets them."""
+"""Tables of images that cannot be decoded: found before a run meets them, or while it does."""
 
 import csv
+import io
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from rich.progress import track
 
 from fastvim.files import atomic_path
-from natural_images.classification.images import BadImage, ImageSource
+from natural_images.classification.images import BadImage, ImageSource, Split
 from natural_images.errors import NaturalImagesDataError
 
 log = logging.getLogger(__name__)
 
 COLUMNS = ("name", "reason")
+RUN_COLUMNS = ("split", *COLUMNS)
 CHUNK = 256
 """Images that a process checks at a time."""
 
@@ -50,14 +55,7 @@ def check_images(source: ImageSource, output: Path, workers: int = 1) -> np.ndar
     checked = _checked(source, chunks, workers)
     found = track(checked, description="checking", total=len(chunks))
     bad = [row for rows in found for row in rows]
-    with (
-        atomic_path(output) as temporary,
-        # A name that is not text, as some file systems allow, is written as it is.
-        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(COLUMNS)
-        table.writerows((source.name(index), reason) for index, reason in bad)
+    write_quarantine(output, source, bad)
     if len(bad) == len(source):
         raise NaturalImagesDataError(
             f"none of {len(source)} images can be decoded. The first reason in {output}: "
@@ -72,6 +70,53 @@ def check_images(source: ImageSource, output: Path, workers: int = 1) -> np.ndar
     return np.setdiff1d(np.arange(len(source)), [index for index, _ in bad])
 
 
+def write_quarantine(output: Path, source: ImageSource, bad: Iterable[Bad]) -> None:
+    """Write a table of bad images of `source` atomically, with the columns name and reason."""
+    rows = ((source.name(index), reason) for index, reason in bad)
+    with atomic_path(output) as temporary:
+        temporary.write_bytes(_csv([COLUMNS, *rows]))
+
+
+@dataclass(frozen=True)
+class RunQuarantine:
+    """The table of bad images that a run meets, one row an image, whichever process meets it.
+
+    Threads, worker processes and the processes of several GPUs add to it as they read, and so does
+    a resumed run.
+
+    path
+        CSV with the columns split, name and reason; made with the first row.
+    split
+        Of the images that are added here.
+    """
+
+    path: Path
+    split: Split
+
+    def add(self, name: str, reason: str) -> bool:
+        """Append an image, and return whether it had no row yet."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab+") as file:
+            _lock(file)
+            file.seek(0)
+            text = file.read()
+            whole = _whole_rows(text)
+            # A search of bytes, for every process comes here with every bad image.
+            if b"\n" + _csv([(self.split, name)])[:-1] + b"," in whole:
+                return False
+            if len(whole) < len(text):
+                file.truncate(len(whole))
+            file.write(_csv([*(() if whole else (RUN_COLUMNS,)), (self.split, name, reason)]))
+        return True
+
+    def total(self) -> int:
+        """Bad images of all splits so far."""
+        try:
+            return max(0, sum(1 for _ in _rows(_whole_rows(self.path.read_bytes()))) - 1)
+        except FileNotFoundError:
+            return 0
+
+
 def good_indices(source: ImageSource, quarantine: Path | None) -> np.ndarray:
     """Indices of the images that a quarantine table does not name, ascending, (n,) int64.
 
@@ -81,8 +126,7 @@ def good_indices(source: ImageSource, quarantine: Path | None) -> np.ndarray:
     if quarantine is None:
         return np.arange(len(source))
     try:
-        with Path(quarantine).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            header, *rows = csv.reader(file)
+        header, *rows = _rows(Path(quarantine).read_bytes())
         if tuple(header) != COLUMNS:
             raise ValueError(f"its columns are {header}")
     except (OSError, ValueError) as error:
@@ -101,6 +145,31 @@ def good_indices(source: ImageSource, quarantine: Path | None) -> np.ndarray:
             "split; run `natural-images check` again"
         )
     return np.array(good, dtype=np.int64)
+
+
+def _lock(file: BinaryIO) -> None:
+    """Wait for the processes that write to `file`, until it is closed."""
+    # Windows has no such locks, nor have some network file systems; at worst a row comes twice.
+    with suppress(ImportError, OSError):
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def _whole_rows(text: bytes) -> bytes:
+    """Without the half of a row that a full disk left at the end."""
+    return text[: text.rfind(b"\n") + 1]
+
+
+# A name that is not text, as some file systems allow, is written and read as it is.
+def _csv(rows: Iterable[Sequence[str]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def _rows(text: bytes) -> Iterator[list[str]]:
+    return csv.reader(io.StringIO(text.decode("utf-8", "surrogateescape"), newline=""))
 
 
 def _checked(source: ImageSource, chunks: Sequence[range], workers: int) -> Iterator[list[Bad]]:

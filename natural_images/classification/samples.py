@@ -9,6 +9,7 @@ from torch import Tensor
 
 from natural_images.classification.augment import Transform
 from natural_images.classification.images import BadImage, ImageSource
+from natural_images.classification.quarantine import RunQuarantine
 from natural_images.errors import NaturalImagesDataError, NaturalImagesValueError
 
 log = logging.getLogger(__name__)
@@ -29,8 +30,8 @@ class ImageSamples:
     """The images of `source` at `indices`, transformed: a `fastvim.training.BatchDataset`.
 
     An image that cannot be decoded is replaced by another one, the same in every run of the same
-    seeds, and reported once; when more than one in a hundred images that a process has read are
-    such, the run stops. `natural_images.classification.quarantine` finds them beforehand.
+    seeds, or left out, and reported once; when more than one in a hundred images that a process has
+    read are such, the run stops. `natural_images.classification.quarantine` finds them beforehand.
 
     source
         Where the images come from.
@@ -42,12 +43,19 @@ class ImageSamples:
         Whether the engine reads in worker processes. A random transform needs it: timm and
         torchvision draw from the generators of the process, which threads would share with the
         model.
+    replaces_bad
+        Whether another image takes the place of a bad one, for training, whose batches are whole;
+        else it is left out, for validation, which counts nothing but its own images.
+    quarantine
+        Table that bad images are added to; without, each process reports them for itself.
     """
 
     source: ImageSource
     indices: np.ndarray
     transform: Transform
     in_processes: bool = True
+    replaces_bad: bool = True
+    quarantine: RunQuarantine | None = None
     _read: np.ndarray = field(init=False, repr=False)
     _bad: set[int] = field(default_factory=set, init=False, repr=False)
 
@@ -68,20 +76,23 @@ class ImageSamples:
 
         Returns
         -------
-        ``images`` (b, 3, size, size) uint8 and ``classes`` (b,) int64.
+        ``images`` (b, 3, size, size) uint8 and ``classes`` (b,) int64. Where bad images are left
+        out they are fewer, and ``images`` is (0, 3, 0, 0) where none is left.
 
         Raises
         ------
         NaturalImagesDataError
             More than one in a hundred images are bad.
         """
-        samples = [self._sample(int(i), seed, place) for place, i in enumerate(indices)]
+        read = (self._sample(int(i), seed, place) for place, i in enumerate(indices))
+        samples = [sample for sample in read if sample is not None]
+        images = [image for image, _ in samples]
         return {
-            "images": torch.stack([image for image, _ in samples]),
+            "images": torch.stack(images) if images else torch.empty(0, 3, 0, 0, dtype=torch.uint8),
             "classes": torch.tensor([label for _, label in samples], dtype=torch.int64),
         }
 
-    def _sample(self, sample: int, seed: int, place: int) -> tuple[Tensor, int]:
+    def _sample(self, sample: int, seed: int, place: int) -> tuple[Tensor, int] | None:
         choices = np.random.default_rng([seed, place])
         transform_seed = int(choices.integers(2**32))
         while True:
@@ -91,6 +102,8 @@ class ImageSamples:
                 image = self.source.read(index)
             except BadImage as bad:
                 self._count(index, bad.reason)
+                if not self.replaces_bad:
+                    return None
                 sample = int(choices.integers(len(self)))
             else:
                 return self.transform(image, transform_seed), int(self.source.labels[index])
@@ -99,13 +112,23 @@ class ImageSamples:
         name = self.source.name(index)
         if index not in self._bad:
             self._bad.add(index)
-            log.warning("%s: %s. Another image takes its place", name, reason)
-        read = int(np.count_nonzero(self._read))
-        judged = read >= min(IMAGES_BEFORE_JUDGING, len(self))
-        judged = judged and len(self._bad) >= min(BAD_BEFORE_JUDGING, len(self))
-        if judged and len(self._bad) > TOLERATED * read:
-            raise NaturalImagesDataError(
-                f"{name}: {reason}. Expected at most {TOLERATED:.0%} of the images to be bad, got "
-                f"{len(self._bad)} of the {read} that were read. Leave them out with "
-                "`natural-images check`, and look at the disk and at the download"
-            )
+            if self.quarantine is None or self.quarantine.add(name, reason):
+                fate = "Another image takes its place" if self.replaces_bad else "It is left out"
+                log.warning("%s: %s. %s", name, reason, fate)
+        check_share(
+            len(self._bad), int(np.count_nonzero(self._read)), len(self), f"{name}: {reason}"
+        )
+
+
+def check_share(bad: int, read: int, samples: int, found: str) -> None:
+    """Raise NaturalImagesDataError where too many of the images `read` so far are `bad`.
+
+    `samples` is how many there are to read; `found`, a file and what is wrong, begins the message.
+    """
+    judged = read >= min(IMAGES_BEFORE_JUDGING, samples) and bad >= min(BAD_BEFORE_JUDGING, samples)
+    if judged and bad > TOLERATED * read:
+        raise NaturalImagesDataError(
+            f"{found}. Expected at most {TOLERATED:.0%} of the images to be bad, got {bad} of the "
+            f"{read} that were read. Leave them out with `natural-images check`, and look at the "
+            "disk and at the download"
+        )

@@ -38,7 +38,8 @@ def train(experiment: "Experiment", output: Path, checkpoints: Path) -> None:
         ones if ``recipe.ema_decay`` asks for them.
     checkpoints
         Folder of checkpoints and curves. ``validation.csv`` has loss and top-1 of every epoch, and
-        the same with ``ema_`` of the averaged weights.
+        the same with ``ema_`` of the averaged weights; ``quarantine.csv`` names images of either
+        split that could not be decoded, which training replaces and validation leaves out.
 
     Raises
     ------
@@ -52,7 +53,7 @@ def train(experiment: "Experiment", output: Path, checkpoints: Path) -> None:
 
     expect_task(experiment, "supervised")
     check_places(output, checkpoints)
-    splits = open_splits(experiment)
+    splits = open_splits(experiment, checkpoints)
     torch.manual_seed(experiment.recipe.seed)
     model = create_classifier(
         experiment.model.name,
@@ -78,7 +79,12 @@ def fit_classifier(
     `initial` tells the weights that it starts from, so that no other run is resumed. Returns the
     last checkpoint on the main process, None on the others.
     """
-    recipe = share_batch(experiment.recipe, experiment.data.images_at_once, launched_processes())
+    recipe = share_batch(
+        experiment.recipe,
+        experiment.data.images_at_once,
+        launched_processes(),
+        in_pairs=experiment.augment.mixes,
+    )
     log.info(
         "%s: %d parameters, %d of them trained; %d training and %d validation images, %d classes",
         experiment.model.name,
@@ -93,12 +99,13 @@ def fit_classifier(
 
     def validate(model: nn.Module) -> dict[str, float]:
         device = next(model.parameters()).device
-        loss, right = 0.0, 0
+        loss, right, seen = 0.0, 0, 0
         for batch in validation.on(device):
             logits = model(batch["images"]).float()
             loss += float(F.cross_entropy(logits, batch["classes"], reduction="sum"))
             right += int((logits.argmax(dim=1) == batch["classes"]).sum())
-        return {"loss": loss / len(splits.val), "top1": right / len(splits.val)}
+            seen += len(logits)
+        return {"loss": loss / seen, "top1": right / seen}
 
     facts = identity(experiment, splits)
     if initial is not None:

@@ -9,7 +9,7 @@ import fastvim
 from fastvim.classifier import FastVim, ImageClassifier, Vim
 from fastvim.pretrained import WEIGHTS
 from fastvim.registry import MODELS
-from natural_images.classification.architectures import create_classifier
+from natural_images.classification.architectures import check_size, create_classifier
 from natural_images.errors import NaturalImagesDataError, NaturalImagesValueError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def classifier_from(experiment: "Experiment", classes: int) -> ImageClassifier:
 
     Positions, fixed in pre-training, are trainable from here on, and resized where the images have
     another size. Raises NaturalImagesDataError where the weights are not there or do not fit, and
-    NaturalImagesValueError for a model that is none of ours.
+    NaturalImagesValueError for a model that is none of ours or images smaller than its patches.
     """
     file = _weights(experiment)
     name = experiment.model.name
@@ -57,6 +57,7 @@ def classifier_from(experiment: "Experiment", classes: int) -> ImageClassifier:
             f"{file}: expected all weights of {name} but the head's, got none for {missing[:5]}"
         )
     assert isinstance(model, ImageClassifier)
+    check_size(model, experiment.data.size)
     return model
 
 

@@ -29,7 +29,8 @@ def finetune(experiment: "Experiment", output: Path, checkpoints: Path) -> None:
     output
         The model folder; appears when training has ended.
     checkpoints
-        Folder of checkpoints and curves; a killed run resumes from it.
+        Folder of checkpoints, curves and the table of images that could not be decoded; a killed
+        run resumes from it.
 
     Raises
     ------
@@ -41,7 +42,7 @@ def finetune(experiment: "Experiment", output: Path, checkpoints: Path) -> None:
     """
     expect_task(experiment, "finetune")
     check_places(output, checkpoints)
-    splits = open_splits(experiment)
+    splits = open_splits(experiment, checkpoints)
     torch.manual_seed(experiment.recipe.seed)
     model = classifier_from(experiment, len(splits.classes))
     last = fit_classifier(model, splits, experiment, checkpoints, initial=digest(experiment))

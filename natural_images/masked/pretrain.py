@@ -50,7 +50,8 @@ def pretrain(experiment: "Experiment", output: Path, checkpoints: Path) -> None:
     checkpoints
         Folder of checkpoints and curves, and of ``pictures/epoch_<n>.png``: eight validation images
         with removed patches filled in, every ``masking.pictures_every`` epochs and at the end.
-        ``validation.csv`` has the loss on validation images with the same patches removed always.
+        ``validation.csv`` has the loss on validation images with the same patches removed always;
+        ``quarantine.csv`` names images of either split that could not be decoded.
 
     Raises
     ------
@@ -63,7 +64,7 @@ def pretrain(experiment: "Experiment", output: Path, checkpoints: Path) -> None:
     expect_task(experiment, "pretrain")
     expect_no_averaging(experiment)
     check_places(output, checkpoints)
-    splits = open_splits(experiment, most_validated=VALIDATED)
+    splits = open_splits(experiment, checkpoints, most_validated=VALIDATED)
     torch.manual_seed(experiment.recipe.seed)
     model = _create(experiment)
     recipe = share_batch(experiment.recipe, experiment.data.images_at_once, launched_processes())
@@ -119,22 +120,24 @@ class _Trial:
         draws = draws or epoch in (1, self._experiment.recipe.epochs)
         device = next(model.parameters()).device
         generator = torch.Generator().manual_seed(self._experiment.recipe.seed)
-        total = 0.0
+        total, seen = 0.0, 0
         for batch in self._validation.on(device):
             noise = self._noise(batch["images"], generator)
             loss, _, _ = model(batch["images"], ratio, noise)
             total += float(loss) * len(noise)
+            seen += len(noise)
         if draws:
             self._draw(model, device, epoch)
-        return {"loss": total / len(self._splits.val)}
+        return {"loss": total / seen}
 
     def _draw(self, model: MaskedAutoencoder, device: torch.device, epoch: int) -> None:
         samples, masking = self._splits.val, self._experiment.masking
         # Images lie class by class; these are spread over all of them.
         chosen = np.linspace(0, len(samples) - 1, min(DRAWN, len(samples))).astype(np.int64)
-        images = normalise(
-            samples.get_batch(chosen, 0)["images"].to(device), self._experiment.augment
-        )
+        pixels = samples.get_batch(chosen, 0)["images"]
+        if not len(pixels):  # none of them can be decoded
+            return
+        images = normalise(pixels.to(device), self._experiment.augment)
         generator = torch.Generator().manual_seed(self._experiment.recipe.seed)
         shown = reconstruct(
             model,

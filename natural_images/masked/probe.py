@@ -83,7 +83,8 @@ def probe(experiment: "Experiment", output: Path, checkpoints: Path) -> None:
     output
         The model folder; appears when training has ended.
     checkpoints
-        Folder of checkpoints and curves; a killed run resumes from it.
+        Folder of checkpoints, curves and the table of images that could not be decoded; a killed
+        run resumes from it.
 
     Raises
     ------
@@ -96,7 +97,7 @@ def probe(experiment: "Experiment", output: Path, checkpoints: Path) -> None:
     expect_task(experiment, "probe")
     expect_no_averaging(experiment)
     check_places(output, checkpoints)
-    splits = open_splits(experiment)
+    splits = open_splits(experiment, checkpoints)
     classes = len(splits.classes)
     torch.manual_seed(experiment.recipe.seed)
     untrained = experiment.initial == Path(RANDOM)

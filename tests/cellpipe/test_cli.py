@@ -30,8 +30,9 @@ def cellpipe(*arguments):
     )
 
 
-def test_help_names_every_stage():
-    run = cellpipe("--help")
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_names_every_stage(option):
+    run = cellpipe(option)
     assert run.returncode == 0
     for stage in STAGES:
         assert f" {stage} " in run.stdout

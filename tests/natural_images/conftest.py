@@ -30,8 +30,8 @@ def pictures(tmp_path):
 def read_in_threads(monkeypatch):
     """Training without random crops needs no worker processes, which take seconds to start."""
 
-    def samples(source, indices, transform, in_processes=False):
-        return ImageSamples(source, indices, transform, in_processes=False)
+    def samples(source, indices, transform, **options):
+        return ImageSamples(source, indices, transform, **{**options, "in_processes": False})
 
     monkeypatch.setattr(natural_images.splits, "train_transform", eval_transform)
     monkeypatch.setattr(natural_images.splits, "ImageSamples", samples)

@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from natural_images.cli import app
 from natural_images.cli_options import with_paths
 from natural_images.experiment import load_experiment
 
@@ -78,6 +80,13 @@ def test_wrong_options_are_one_line(arguments, message):
     assert run.returncode == 1
     assert run.stderr.startswith(message)
     assert run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [(), *((command,) for command in COMMANDS)])
+def test_help_by_its_short_name(command):
+    run = CliRunner().invoke(app, [*command, "-h"])
+    assert run.exit_code == 0, run.output
+    assert "--help" in run.output
 
 
 def test_own_options_win_over_set():

@@ -53,6 +53,18 @@ def test_folders_of_one_name_are_told_apart(evaluation, tmp_path):
     assert set(table["name"]) == {"vim/evaluation", "vit/evaluation"}
 
 
+def test_each_kind_of_weights_is_a_row(evaluation, tmp_path):
+    evaluation("vim/val/plain", top1=0.9)
+    evaluation("vim/val/ema", top1=0.95, weights="ema")
+    evaluation("vit/val", top1=0.8)
+    folders = [tmp_path / "vim" / "val", tmp_path / "vit" / "val"]
+    table = compare(folders, output=tmp_path / "table.md", names=["Vim", "ViT"])
+    assert list(table["name"]) == ["Vim", "Vim", "ViT"]
+    assert list(table["weights"]) == ["ema", "plain", "plain"]
+    with pytest.raises(NaturalImagesValueError, match=r"expected 2 names, .*got \['Vim'\]"):
+        compare(folders, output=tmp_path / "table.md", names=["Vim"])
+
+
 def test_one_evaluation(evaluation, tmp_path):
     assert list(compare([evaluation("vim")], output=tmp_path / "t.md")["name"]) == ["vim"]
 

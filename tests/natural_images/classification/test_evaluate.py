@@ -165,6 +165,25 @@ def test_imagenet_named_in_words_is_known_by_its_order() -> None:
         match_classes(ids, words[1:] + words[:1])
 
 
+@pytest.mark.parametrize("kind", ["numbers", "words"])
+def test_imagenet_learned_without_ids_is_asked_by_them(kind: str) -> None:
+    info = ImageNetInfo()
+    ids = info.label_names()
+    assert ids == sorted(ids)
+    words = [info.label_name_to_description(name) for name in ids]
+    model = [str(number) for number in range(1000)] if kind == "numbers" else words
+    some = ["n01498041", "n01531178", "n12144580"]  # of ImageNet-A
+    assert match_classes(model, some).tolist() == [ids.index(name) for name in some]
+    assert match_classes(model, ids).tolist() == list(range(1000))
+    assert match_classes(model, words).tolist() == list(range(1000))
+    assert match_classes(model, ["3", "20"]).tolist() == [3, 20]
+    # "entity" is a WordNet id and no class
+    with pytest.raises(NaturalImagesDataError, match=r"got n00001740\. "):
+        match_classes(model, [*some, "n00001740"])
+    with pytest.raises(NaturalImagesDataError, match=r"got n01498041, n01531178"):
+        match_classes(model[:999], some)
+
+
 def test_images_that_do_not_decode_are_counted_and_named(
     saved: tuple[Path, nn.Module], images: Path, tmp_path: Path
 ) -> None:
@@ -224,6 +243,38 @@ def test_another_size_and_crop(
     trained = evaluate(tmp_path / "model", images, output=tmp_path / "b")
     assert (trained["size_px"], trained["crop"]) == (SIZE, 1.0)
     assert abs(trained["loss"] - found["loss"]) > 1e-3
+
+
+def test_the_size_decides_how_much_a_published_file_sees(
+    saved: tuple[Path, nn.Module], images: Path, tmp_path: Path
+) -> None:
+    numbered = write_images(tmp_path / "images", ("1", "3", "6"))
+    crops = {
+        (size, crop): evaluate(
+            *(saved[0] / "model.safetensors", numbered),
+            limit=1,
+            size=size,
+            crop=crop,
+            output=tmp_path / "a",
+        )["crop"]
+        for size, crop in ((None, None), (24, None), (228, None), (228, 0.9), (24, 1.0))
+    }
+    assert list(crops.values()) == [0.875, 0.875, 1.0, 0.9, 1.0]
+    # A folder tells what its training chose.
+    assert evaluate(saved[0], images, output=tmp_path / "b", limit=1, size=24)["crop"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("fastvim_tiny_patch16_224", {}), ("vit_tiny_patch16_224", {"num_heads": 2})],
+)
+def test_images_smaller_than_a_patch(
+    name: str, options: dict[str, Any], images: Path, tmp_path: Path
+) -> None:
+    model = build(tmp_path / "model", name, **options)
+    message = rf"^size: expected at least one patch of {type(model).__name__}, 4 px, got 2\. Take 4"
+    with pytest.raises(NaturalImagesValueError, match=message):
+        evaluate(tmp_path / "model", images, output=tmp_path / "a", size=2)
 
 
 def test_half_precision_is_close(

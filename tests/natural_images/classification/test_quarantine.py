@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -5,7 +7,7 @@ from PIL import Image
 
 from natural_images.classification.images import open_images
 from natural_images.classification.loader_speed import write_jpegs
-from natural_images.classification.quarantine import check_images, good_indices
+from natural_images.classification.quarantine import RunQuarantine, check_images, good_indices
 from natural_images.errors import NaturalImagesDataError
 
 
@@ -75,3 +77,55 @@ def test_table_of_another_kind(folder, tmp_path):
             good_indices(source, output)
     with pytest.raises(NaturalImagesDataError, match="No such file"):
         good_indices(source, tmp_path / "absent.csv")
+
+
+NAMES = [f"class, {number}/\udcff.png" for number in range(30)]
+"""With a comma, and a byte that is not text."""
+
+
+def test_threads_that_meet_the_same_images_add_each_once(tmp_path):
+    table = RunQuarantine(tmp_path / "run" / "quarantine.csv", "train")
+    assert table.total() == 0
+    with ThreadPoolExecutor(8) as threads:
+        added = list(threads.map(lambda name: table.add(name, 'said "no"'), NAMES * 8))
+    assert sum(added) == table.total() == len(NAMES)
+    rows = pd.read_csv(table.path, encoding_errors="surrogateescape")
+    assert rows.columns.tolist() == ["split", "name", "reason"]
+    assert sorted(rows["name"]) == sorted(NAMES)
+    assert set(rows["reason"]) == {'said "no"'}
+
+
+def test_a_process_waits_for_another_and_sees_its_row(tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    table = RunQuarantine(tmp_path / "t.csv", "train")
+    with ThreadPoolExecutor(1) as thread:
+        with table.path.open("ab") as other:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            added = thread.submit(table.add, "a/1.png", "empty file")
+            with pytest.raises(TimeoutError):
+                added.result(timeout=0.3)
+            other.write(b"split,name,reason\ntrain,a/1.png,empty file\n")
+        assert added.result(timeout=10) is False
+    assert table.total() == 1
+
+
+def test_splits_of_a_run_share_its_table(tmp_path):
+    train, val = (RunQuarantine(tmp_path / "t.csv", split) for split in ("train", "val"))
+    assert train.add("a/1.png", "empty file")
+    assert val.add("a/1.png", "empty file")
+    assert not train.add("a/1.png", "for another reason")
+    assert train.add("a/1", "empty file")
+    assert train.total() == val.total() == 3
+
+
+@pytest.mark.parametrize("rest", ["train,b/2.pn", 'train,"b', "split,na"])
+def test_half_a_row_that_a_full_disk_left(tmp_path, rest):
+    table = RunQuarantine(tmp_path / "t.csv", "train")
+    if not rest.startswith("split"):
+        table.add("a/1.png", "empty file")
+    before = table.total()
+    with table.path.open("a") as file:
+        file.write(rest)
+    assert table.total() == before
+    assert table.add("b/2.png", "empty file")
+    assert pd.read_csv(table.path)["name"].tolist()[before:] == ["b/2.png"]

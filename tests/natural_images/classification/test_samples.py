@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
+from fastvim.training.reading import read_ahead
 from natural_images.classification import samples as module
 from natural_images.classification.augment import Augment, eval_transform, train_transform
 from natural_images.classification.images import BadImage, open_images
-from natural_images.classification.loader_speed import _Batches, processor_ms, write_jpegs
+from natural_images.classification.loader_speed import write_jpegs
+from natural_images.classification.quarantine import RunQuarantine
 from natural_images.classification.samples import ImageSamples
 from natural_images.errors import NaturalImagesDataError, NaturalImagesValueError
 
@@ -76,9 +77,10 @@ def test_same_seed_same_batch_and_each_place_its_own(source):
 @pytest.mark.slow
 def test_worker_processes_read_the_same(source):
     samples = ImageSamples(source, np.arange(20), train_transform(Augment(), 32))
-    batches = _Batches(samples, 4, 6)
-    loader = DataLoader(batches, batch_size=None, num_workers=2, multiprocessing_context="spawn")
-    assert all(equal(read, batches[i]) for i, read in enumerate(loader))
+    items = [(np.array([i, 19 - i]), i) for i in range(6)]
+    read = list(read_ahead(samples, items, workers=2, pin=False))
+    assert len(read) == len(items)
+    assert all(equal(a, samples.get_batch(*item)) for a, item in zip(read, items, strict=True))
 
 
 def test_random_transform_needs_processes(source):
@@ -113,6 +115,33 @@ def test_bad_image_is_replaced_alike_in_every_run_and_reported_once(source, fold
         (place,) = (everything["images"] == other["images"]).flatten(1).all(1).nonzero()[:, 0]
         assert other["classes"][0] == everything["classes"][place]
     assert len({other["classes"].item() for other in others}) > 1
+
+
+def test_bad_images_are_left_out(source, folder):
+    transform = eval_transform(Augment(), 32)
+    whole = ImageSamples(source, np.arange(20), transform).get_batch(np.arange(20), 0)
+    (folder / source.name(5)).write_bytes(b"damaged")
+    samples = ImageSamples(source, np.arange(20), transform, replaces_bad=False)
+    left = samples.get_batch(np.arange(4, 8), 0)
+    assert equal(left, {name: tensor[[4, 6, 7]] for name, tensor in whole.items()})
+    nothing = samples.get_batch(np.array([5]), 0)
+    assert {name: len(tensor) for name, tensor in nothing.items()} == {"images": 0, "classes": 0}
+    assert nothing["images"].dtype == torch.uint8
+
+
+def test_processes_report_an_image_once_together(source, folder, tmp_path_factory, caplog):
+    (folder / source.name(5)).write_bytes(b"damaged")
+    table = RunQuarantine(tmp_path_factory.mktemp("run") / "quarantine.csv", "train")
+    # Every process has samples of its own.
+    for seed in range(3):
+        samples = ImageSamples(
+            source, np.arange(20), eval_transform(Augment(), 32), quarantine=table
+        )
+        pickle.loads(pickle.dumps(samples)).get_batch(np.array([4, 5]), seed)
+    assert caplog.text.count("not an image file") == 1
+    assert table.path.read_text() == (
+        f"split,name,reason\ntrain,{source.name(5)},not an image file\n"
+    )
 
 
 def test_too_many_bad_images_end_the_run(source, folder):
@@ -156,9 +185,3 @@ def test_nothing_but_bad_images(source, folder, count):
     samples = ImageSamples(source, np.arange(count), eval_transform(Augment(), 32))
     with pytest.raises(NaturalImagesDataError, match="empty file"):
         samples.get_batch(np.arange(3), 0)
-
-
-def test_time_of_an_image_is_measured_and_threads_are_restored(source):
-    threads = torch.get_num_threads()
-    assert 0 < processor_ms(source, eval_transform(Augment(), 32), images=8) < 1000
-    assert torch.get_num_threads() == threads

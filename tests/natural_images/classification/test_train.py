@@ -89,6 +89,8 @@ def test_wrong_classes_and_models(experiment, tmp_path):
         train(experiment("data.classes=5"), tmp_path / "model", tmp_path / "run")
     with pytest.raises(NaturalImagesValueError, match="fastvim_tinny"):
         train(experiment("model.name=fastvim_tinny"), tmp_path / "model", tmp_path / "run")
+    with pytest.raises(NaturalImagesValueError, match=r"size: .*one patch of FastVim, 4 px, got 2"):
+        train(experiment("data.size=2"), tmp_path / "model", tmp_path / "run")
     with pytest.raises(NaturalImagesValueError, match="expected task supervised, got probe"):
         train(experiment("task=probe", "initial=random"), tmp_path / "model", tmp_path / "run")
 
@@ -96,6 +98,36 @@ def test_wrong_classes_and_models(experiment, tmp_path):
 def test_a_run_inside_its_own_output(experiment, tmp_path):
     with pytest.raises(NaturalImagesValueError, match="expected a folder outside of --output"):
         train(experiment(), tmp_path / "model", tmp_path / "model" / "run")
+
+
+def test_odd_batches_are_refused_before_anything_is_written(experiment, tmp_path):
+    mixing = ("augment.mixup=0.8", "recipe.epochs=1")
+    places = tmp_path / "model", tmp_path / "run"
+    with pytest.raises(NaturalImagesValueError, match=r"recipe.batch_size: .*even.*got 7 .*Take 8"):
+        train(experiment(*mixing, "recipe.batch_size=7"), *places)
+    assert not places[1].exists()
+    train(experiment(*mixing, "recipe.batch_size=6", "data.images_at_once=3"), *places)
+    assert load_model(places[0])
+
+
+def test_bad_images_are_named_and_not_validated(experiment, pictures, tmp_path, caplog):
+    (pictures / "val" / "bars" / "0.png").unlink()
+    train(experiment(), tmp_path / "sound", tmp_path / "sound_run")
+    assert not (tmp_path / "sound_run" / "quarantine.csv").exists()
+    (pictures / "val" / "bars" / "0.png").write_bytes(b"")
+    train(experiment(), tmp_path / "model", tmp_path / "run")
+    curves = [pd.read_csv(tmp_path / run / "validation.csv") for run in ("sound_run", "run")]
+    pd.testing.assert_frame_equal(*curves, rtol=1e-5)
+
+    (pictures / "train" / "dots" / "3.png").write_text("<html>, 404")
+    train(experiment(), tmp_path / "another", tmp_path / "another_run")
+    table = pd.read_csv(tmp_path / "another_run" / "quarantine.csv")
+    assert sorted(table.values.tolist()) == [
+        ["train", "dots/3.png", "not an image file"],
+        ["val", "bars/0.png", "empty file"],
+    ]
+    assert caplog.text.count("dots/3.png: not an image file") == 1
+    assert f"2 images of this run could not be decoded: {tmp_path / 'another_run'}" in caplog.text
 
 
 def test_loss_of_hard_targets_is_the_cross_entropy():

@@ -69,6 +69,20 @@ def test_a_resumed_run_removes_the_same_patches(experiment, tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_bad_images_are_left_out_of_the_loss(experiment, pictures, tmp_path):
+    # The last image, so that the same patches of the others are removed.
+    last = pictures / "val" / "rings" / "3.png"
+    last.unlink()
+    load = lambda: experiment("digits_pretrain.yaml", *DECODER)  # noqa: E731
+    pretrain(load(), tmp_path / "sound", tmp_path / "sound_run")
+    last.write_bytes(b"")
+    pretrain(load(), tmp_path / "mae", tmp_path / "run")
+    curves = [pd.read_csv(tmp_path / run / "validation.csv") for run in ("sound_run", "run")]
+    pd.testing.assert_frame_equal(*curves)
+    table = pd.read_csv(tmp_path / "run" / "quarantine.csv")
+    assert table.values.tolist() == [["val", "rings/3.png", "empty file"]]
+
+
 def test_refusals(experiment, tmp_path):
     places = tmp_path / "o", tmp_path / "c"
     wrong = experiment("digits_pretrain.yaml", "model.name=fastvim_base_patch16_224")
