@@ -20,7 +20,9 @@ def imagenet(snakemake, root, tmp_path_factory):
         folder=folder,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-10000:]
-    return folder / "results" / "imagenet"
+    results = folder / "results" / "imagenet"
+    assert (results / "evaluations" / "val.md").read_text() in run.stdout
+    return results
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +34,40 @@ def mae(snakemake, tmp_path_factory):
     return folder / "results" / "mae"
 
 
+@pytest.fixture(scope="module")
+def two_processes(snakemake, root, tmp_path_factory):
+    """A short training in two processes, on the CPU where there are no two GPUs."""
+    folder = tmp_path_factory.mktemp("two")
+    short = {"recipe.epochs": 1, "recipe.warmup_epochs": 0}
+    one = {"name": "fastvim", "config": "config/imagenet/digits.yaml", "set": short}
+    config = {"imagenet": {"gpus": 2, "experiments": [one], "evaluate": {"limit": 50}}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    run = snakemake("--configfile", folder / "config.yaml", "--", "imagenet_train", folder=folder)
+    assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-10000:]
+    return folder / "results" / "imagenet"
+
+
 def top1(read_json, results, name):
     return read_json(results / "evaluations" / name / "metrics.json")["top1"]
 
 
 def test_fastvim_reads_held_out_digits(imagenet, read_json):
-    assert top1(read_json, imagenet, "fastvim") >= 0.97
-    evaluation = imagenet / "evaluations" / "fastvim"
+    assert top1(read_json, imagenet, "fastvim/val/plain") >= 0.97
+    assert top1(read_json, imagenet, "fastvim/val/ema") >= 0.97
+    evaluation = imagenet / "evaluations" / "fastvim" / "val" / "ema"
     predictions = pd.read_parquet(evaluation / "predictions.parquet")
     assert len(predictions) == 360
     for picture in ("reliability.png", "confused.png"):
         assert (evaluation / picture).stat().st_size > 10_000
-    assert "FastVim" in (imagenet / "comparison.md").read_text()
+    table = pd.read_csv(imagenet / "comparison.csv")
+    assert list(table["name"]) == ["fastvim", "fastvim"]
+    assert set(table["weights"]) == {"plain", "ema"}
+
+
+def test_two_processes_train_one_model(two_processes):
+    log = (two_processes / "logs" / "train" / "fastvim.log").read_text()
+    assert "A step sees 64 images: 2 processes × 1 accumulated part × 32 images" in log
+    assert len(pd.read_csv(two_processes / "comparison.csv")) == 2
 
 
 def test_pretraining_helps_a_linear_probe(mae, read_json):

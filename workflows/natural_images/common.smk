@@ -23,6 +23,12 @@ def images(wildcards):
     return config["data"] or DRAWN
 
 
+def as_it_is(path):
+    """A model that is there, whatever would be needed to make it; if it is not, it is made."""
+    # Snakemake looks for no rule behind such an input, and so neither runs nor deletes for it.
+    return before_update(path) if Path(path).exists() else path
+
+
 def layers(path):
     """An experiment's YAML, then those that it inherits from."""
     files = [found(path)]
@@ -45,10 +51,10 @@ def run_folder(name, files, *settings):
     return f"{OUT}/checkpoints/{name}-{hashlib.sha256(what).hexdigest()[:12]}"
 
 
-def set_options(values):
-    """`--set key=value` for every key of an experiment that is changed."""
+def set_options(values, option="--set"):
+    """`--set key=value` for every key of an experiment that is changed, or another such option."""
     words = [f"{key}={json.dumps(value)}" for key, value in values.items()]
-    return shlex.join(word for pair in words for word in ("--set", pair))
+    return shlex.join(word for pair in words for word in (option, pair))
 
 
 def optional(option, value):

@@ -40,14 +40,32 @@ def overrides(wildcards):
     return set_options(experiment_of(wildcards)["set"])
 
 
+def brings_up_to_date():
+    """Whether models follow their experiments: where `train` is asked for, the default target.
+
+    All other targets take a model that exists as it is. What is asked of them is not worth weeks of
+    training, nor the loss of a model.
+    """
+    targets = workflow.dag_settings.targets
+    return not targets or any(target.split("_")[-1] == "train" for target in targets)
+
+
 def evaluated_model(wildcards):
     """The model to evaluate: a trained one, or the checkpoint."""
     if wildcards.experiment == "checkpoint":
-        return config["evaluate"]["checkpoint"]
-    return f"{OUT}/models/{wildcards.experiment}"
+        model = config["evaluate"]["checkpoint"]
+    else:
+        model = f"{OUT}/models/{wildcards.experiment}"
+    return model if brings_up_to_date() else as_it_is(model)
+
+
+def evaluated():
+    """Names of the models that `eval` evaluates."""
+    return ["checkpoint"] if config["evaluate"]["checkpoint"] else EXPERIMENTS
 
 
 def evaluations(wildcards):
     """What `eval` makes."""
-    names = ["checkpoint"] if config["evaluate"]["checkpoint"] else EXPERIMENTS
-    return expand(f"{OUT}/evaluations/{{experiment}}/metrics.json", experiment=names)
+    return expand(
+        f"{OUT}/evaluations/{{experiment}}/metrics.json", experiment=evaluated()
+    )

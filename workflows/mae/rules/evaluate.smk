@@ -22,11 +22,13 @@ rule evaluate:
     benchmark:
         f"{OUT}/benchmarks/evaluate/{{classifier}}.tsv"
     threads: 16
+    resources:
+        gpu=min(GPUS, 1),
     params:
         output=lambda wildcards: f"{OUT}/evaluations/{wildcards.classifier}",
     shell:
         "natural-images evaluate {input.model:q} {input.images:q}"
-        " --output {params.output:q} &> {log:q}"
+        " --output {params.output:q} --workers {threads} &> {log:q}"
 
 
 rule compare:
