@@ -79,7 +79,10 @@ def sweep(which, cases):
     for block, registers, unroll, programs in settings:
         for name in names:
             changed = {"block": block, "registers": registers, "programs": programs}
-            changed["unrolls"] = unroll if name != "SEGMENT" else (unroll[0],)
+            changed["unrolls"] = unroll
+            if name == "SEGMENT":
+                changed["unrolls"] = unroll[:1]
+                del changed["programs"]
             setattr(conv_pool, name, kept[name]._replace(**changed))
         row = [f"{times(*case[:3], case[3], which)[0]:7.1f}" for case in cases]
         print(which, f"{block:4} {registers!s:>5} {unroll[0]} {programs:3}", *row, flush=True)

@@ -52,14 +52,15 @@ def create_classifier(
             model = build_timm(name, options)
     except (TypeError, ValueError) as error:
         raise NaturalImagesValueError(f"model.options of {name}: {error}") from error
-    check_size(model, size)
+    check_size(model, size, "data.size")
     return model
 
 
-def check_size(model: nn.Module, size: int) -> None:
+def check_size(model: nn.Module, size: int, key: str) -> None:
     """Raise NaturalImagesValueError where images of `size` px are smaller than a model's patches.
 
-    They would be padded to one patch, and answered all the same.
+    They would be padded to one patch, and answered all the same. `key` is what the message calls
+    the size.
     """
     # Where fastvim and timm tell it; a ResNet, say, has no patches.
     holders = (model, getattr(model, "patch_embed", None))
@@ -67,8 +68,8 @@ def check_size(model: nn.Module, size: int) -> None:
     patch = sides if isinstance(sides, int) else max(sides)
     if size < patch:
         raise NaturalImagesValueError(
-            f"size: expected at least one patch of {type(model).__name__}, {patch} px, got {size}. "
-            f"Take {patch} px or more"
+            f"{key}: expected at least one patch of {type(model).__name__}, {patch} px, "
+            f"got {size}. Take {patch} px or more"
         )
 
 

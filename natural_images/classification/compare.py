@@ -11,6 +11,8 @@ from fastvim.files import atomic_path
 from natural_images.errors import NaturalImagesDataError, NaturalImagesValueError
 
 METRICS = "metrics.json"
+KINDS = ("plain", "ema")
+"""Folders below an evaluation of all weights."""
 HEADINGS = {
     "name": "model",
     "architecture": "architecture",
@@ -91,7 +93,8 @@ def _kinds(evaluation: Path) -> list[Path]:
     """The evaluation itself, or those of each kind of weights below it."""
     if (evaluation / METRICS).is_file():
         return [evaluation]
-    return sorted(file.parent for file in evaluation.glob(f"*/{METRICS}")) or [evaluation]
+    kinds = [evaluation / kind for kind in KINDS]
+    return [folder for folder in kinds if (folder / METRICS).is_file()] or [evaluation]
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -101,7 +102,7 @@ def evaluate(
     source = open_images(data, split=split)
     columns = match_classes(info.classes, source.classes, where=str(data))
     size = info.size if size is None else size
-    check_size(model, size)
+    check_size(model, size, "size")
     augment = Augment(
         eval_crop=info.crop_at(size) if crop is None else crop,
         interpolation=info.interpolation,
@@ -172,6 +173,12 @@ def match_classes(model: Sequence[str], data: Sequence[str], *, where: str = "da
         # Names in words may come twice: two of ImageNet's classes are called "crane".
         return np.arange(len(model))
     if set(data) <= set(model):
+        twice = [name for name, count in Counter(model).items() if count > 1 and name in data]
+        if twice:
+            raise NaturalImagesDataError(
+                f"{where}: expected classes that the model tells apart, got {twice}, which it has "
+                "twice. Name the folders by their WordNet ids"
+            )
         return _places(model, data)
     if all(name.isdecimal() and int(name) < len(model) for name in data):
         return np.array([int(name) for name in data], np.int64)

@@ -57,7 +57,7 @@ def classifier_from(experiment: "Experiment", classes: int) -> ImageClassifier:
             f"{file}: expected all weights of {name} but the head's, got none for {missing[:5]}"
         )
     assert isinstance(model, ImageClassifier)
-    check_size(model, experiment.data.size)
+    check_size(model, experiment.data.size, "data.size")
     return model
 
 

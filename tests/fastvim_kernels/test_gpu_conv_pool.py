@@ -203,6 +203,19 @@ def test_rows_in_parts(monkeypatch, grid, pool, method):
     check(inputs(grid), pool, method)
 
 
+@pytest.mark.parametrize(
+    ("lines", "run"),
+    [
+        (128 * 3, 56),  # FastVim-T's channels of 128 images: 1536 programs of 1584
+        (128 * 6, 98),  # FastVim-S's: so are these
+        (128 * 12, 196),  # FastVim-B's: whole images, for two rounds take longer
+        (1, 14),  # one image: as many programs as there are rows
+    ],
+)
+def test_runs_fill_a_card_once(lines, run):
+    assert kernels._quickest_run(lines, 196, 14, 1584) == run
+
+
 def test_half_of_wider_tokens():
     x, *rest = inputs((2, 4), 24, dtype=BF16)
     check([x[..., 12:], *(v[:, :12] for v in rest)], (1,))

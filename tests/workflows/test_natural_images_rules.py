@@ -124,6 +124,17 @@ def test_eval_never_trains_a_model_that_exists(snakemake, tmp_path, stand_in, ch
     assert weights.stat().st_mtime_ns == trained
 
 
+def test_another_workflow_s_training_retrains_nothing(snakemake, tmp_path, stand_in):
+    config = configured(tmp_path, "imagenet", experiments=[ONE])
+    ran(snakemake("--configfile", config, "--", "imagenet_train", folder=tmp_path))
+    changed = [{**ONE, "set": {"recipe.epochs": 2}}]
+    config = configured(tmp_path, "imagenet", experiments=changed)
+    targets = ("imagenet_eval", "ade20k_train")
+    run = snakemake("-n", "--configfile", config, "--", *targets, folder=tmp_path)
+    assert "imagenet_train_model" not in planned(run)
+    assert "ade20k_train" in run.stdout + run.stderr
+
+
 def test_eval_trains_a_model_that_is_missing(snakemake, tmp_path):
     config = configured(tmp_path, "imagenet", experiments=[ONE])
     jobs = planned(snakemake("-n", "--configfile", config, "--", "imagenet_eval", folder=tmp_path))

@@ -41,13 +41,13 @@ def overrides(wildcards):
 
 
 def brings_up_to_date():
-    """Whether models follow their experiments: where `train` is asked for, the default target.
+    """Whether models follow their experiments: where this workflow's `train` is asked for.
 
-    All other targets take a model that exists as it is. What is asked of them is not worth weeks of
-    training, nor the loss of a model.
+    It is the default target. All others take a model that exists as it is: what is asked of them is
+    not worth weeks of training, nor the loss of a model.
     """
     targets = workflow.dag_settings.targets
-    return not targets or any(target.split("_")[-1] == "train" for target in targets)
+    return not targets or not {"train", f"{NAME}_train"}.isdisjoint(targets)
 
 
 def evaluated_model(wildcards):

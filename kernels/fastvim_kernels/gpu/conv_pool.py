@@ -29,7 +29,8 @@ class Tuning(NamedTuple):
     block : channels of a program; a thread loads a 32nd of them at once.
     registers : cap on those of a thread, as `register_cap`; None is no cap.
     unrolls : tokens that are loaded ahead, best first.
-    programs : that run at a time on a processor, as its registers allow.
+    programs : that run at a time on a processor, as its registers allow; of SEGMENT's, which are
+        not cut into runs, as many as there should be.
     """
 
     block: int

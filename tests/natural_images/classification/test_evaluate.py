@@ -165,6 +165,13 @@ def test_imagenet_named_in_words_is_known_by_its_order() -> None:
         match_classes(ids, words[1:] + words[:1])
 
 
+def test_a_name_of_two_classes_is_refused() -> None:
+    """ImageNet has two cranes, a bird and a machine."""
+    assert match_classes(["crane", "crane", "cat"], ["cat"]).tolist() == [2]
+    with pytest.raises(NaturalImagesDataError, match=r"\['crane'\], which it has twice"):
+        match_classes(["crane", "crane", "cat"], ["cat", "crane"])
+
+
 @pytest.mark.parametrize("kind", ["numbers", "words"])
 def test_imagenet_learned_without_ids_is_asked_by_them(kind: str) -> None:
     info = ImageNetInfo()

@@ -18,9 +18,9 @@ rule evaluate:
             },
         ),
     log:
-        f"{OUT}/logs/evaluate/{{experiment}}_{{dataset}}.log",
+        f"{OUT}/logs/evaluate/{{experiment}}/{{dataset}}.log",
     benchmark:
-        f"{OUT}/benchmarks/evaluate/{{experiment}}_{{dataset}}.tsv"
+        f"{OUT}/benchmarks/evaluate/{{experiment}}/{{dataset}}.tsv"
     threads: 16
     resources:
         gpu=min(GPUS, 1),
