@@ -35,8 +35,8 @@ from fastvim_kernels.gpu.sums import sum_parts
 FORWARD_ITEMS = 2048  # programs to aim for: two waves of a large card, and long enough walks
 BACKWARD_ITEMS = 1024  # as many as run at a time: splitting steps costs another sum
 FORWARD_HELD, BACKWARD_HELD = 24, 12  # channels a lane holds without spills, under these caps:
-FORWARD_REGISTERS, BACKWARD_REGISTERS = 128, 144
-RESIDENT_WARPS = 14  # a multiprocessor, under the latter
+FORWARD_REGISTERS, BACKWARD_REGISTERS = 128, 168
+RESIDENT_WARPS = 12  # a multiprocessor, under the latter
 
 
 @triton.jit

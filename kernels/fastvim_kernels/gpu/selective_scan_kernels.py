@@ -81,6 +81,23 @@ def _load_rates(a_log, e, n, mask, TILES: tl.constexpr):
 
 
 @triton.jit
+def _load_blocks(
+    a_log, dt_bias, direction, channels, e, n,
+    EL: tl.constexpr, TILES: tl.constexpr, BLOCKS: tl.constexpr,
+):  # fmt: skip
+    """Load which channels of each block there are, their rates and their biases."""
+    presents, rates, biases = (), (), ()
+    for j in tl.static_range(BLOCKS):
+        channel = e + j * EL
+        present = channel < channels
+        presents += (present,)
+        rates += (_load_rates(a_log + direction * channels * 16, channel, n, present, TILES),)
+        at_bias = dt_bias + direction * channels + channel
+        biases += (tl.load(at_bias, mask=present, other=0.0),)
+    return presents, rates, biases
+
+
+@triton.jit
 def _zeros(EL: tl.constexpr, NL: tl.constexpr, TILES: tl.constexpr):
     tiles = ()
     for _ in tl.static_range(TILES):
@@ -157,13 +174,11 @@ def forward(
     c += direction.to(tl.int64) * c_direction + image.to(tl.int64) * c_image
     first = segment * segment_steps
     last = tl.minimum(first + segment_steps, steps)
-    presents, rates, biases, h = (), (), (), ()
+    presents, rates, biases = _load_blocks(
+        a_log, dt_bias, direction, channels, e, n, EL, TILES, BLOCKS
+    )
+    h = ()
     for j in tl.static_range(BLOCKS):
-        presents += (e + j * EL < channels,)
-        at_rates = a_log + direction * channels * 16
-        rates += (_load_rates(at_rates, e + j * EL, n, presents[j], TILES),)
-        at_bias = dt_bias + direction * channels + e + j * EL
-        biases += (tl.load(at_bias, mask=presents[j], other=0.0),)
         if DIVIDED:
             begin = begins + (sequence + segment * 2 * batch) * channels * 16
             h += (_load_states(begin, e + j * EL, n, presents[j], TILES),)
@@ -372,13 +387,11 @@ def backward(
     within = tl.arange(0, EL)
     everywhere = within >= 0
     e = block * BLOCKS * EL + within  # of the first block
-    presents, rates, biases, da, dbiases = (), (), (), (), ()
-    for j in tl.static_range(BLOCKS):
-        presents += (e + j * EL < channels,)
-        at_rates = a_log + direction * channels * 16
-        rates += (_load_rates(at_rates, e + j * EL, n, presents[j], TILES),)
-        at_bias = dt_bias + direction * channels + e + j * EL
-        biases += (tl.load(at_bias, mask=presents[j], other=0.0),)
+    presents, rates, biases = _load_blocks(
+        a_log, dt_bias, direction, channels, e, n, EL, TILES, BLOCKS
+    )
+    da, dbiases = (), ()
+    for _ in tl.static_range(BLOCKS):
         da += (_zeros(EL, NL, TILES),)
         dbiases += (tl.zeros([EL], tl.float32),)
 
