@@ -66,7 +66,7 @@ def pretrain(experiment: "Experiment", output: Path, checkpoints: Path) -> None:
     check_places(output, checkpoints)
     splits = open_splits(experiment, checkpoints, most_validated=VALIDATED)
     torch.manual_seed(experiment.recipe.seed)
-    model = _create(experiment)
+    model = create_autoencoder(experiment)
     recipe = share_batch(experiment.recipe, experiment.data.images_at_once, launched_processes())
     log.info(
         "%s: %d parameters, %d training images",
@@ -74,45 +74,57 @@ def pretrain(experiment: "Experiment", output: Path, checkpoints: Path) -> None:
         sum(parameter.numel() for parameter in model.parameters()),
         len(splits.train),
     )
-    trial = _Trial(experiment, model, splits, checkpoints)
+    objective = Objective(experiment, model)
+    validation = _Validation(experiment, objective, splits, checkpoints)
     facts = {**identity(experiment, splits), "mask_ratio": experiment.masking.mask_ratio}
     with blamed_on(experiment.path):
         last = fit(
             model,
             splits.train,
             recipe,
-            loss=trial.loss,
+            loss=objective.loss,
             directory=checkpoints,
-            validate=trial.validate,
-            on_batch=trial.prepare,
+            validate=validation,
+            on_batch=objective.prepare,
             identity=facts,
         )
     if last is not None:
         _save(model, experiment, output)
 
 
-class _Trial:
-    """What the engine calls: batches prepared, losses, validation, pictures."""
+class Objective:
+    """What pre-training minimises: `on_batch` and `loss` of the engine."""
 
-    def __init__(
-        self, experiment: "Experiment", model: MaskedAutoencoder, splits: Splits, directory: Path
-    ) -> None:
-        self._experiment, self._splits, self._directory = experiment, splits, directory
-        self._validation = ValidationBatches(experiment, splits.val)
-        self._tokens = model.grid[0] * model.grid[1]
+    def __init__(self, experiment: "Experiment", model: MaskedAutoencoder) -> None:
+        self._experiment, self._tokens = experiment, model.grid[0] * model.grid[1]
 
     def prepare(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Normalise images, and draw the noise that decides which patches are removed."""
         images = normalise(batch["images"], self._experiment.augment)
-        return {"images": images, "noise": self._noise(images, generator)}
+        return {"images": images, "noise": self.noise(images, generator)}
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error on removed patches."""
         ratio = self._experiment.masking.mask_ratio
         return model(batch["images"], ratio, batch["noise"])[0], {}
 
-    def validate(self, model: nn.Module) -> dict[str, float]:
-        """The same on validation images, and now and then a picture of the first of them."""
+    def noise(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """(b, token) uniform noise on the images' device; the patches with the least are kept."""
+        noise = torch.rand(len(images), self._tokens, generator=generator)
+        return noise.to(images.device, non_blocking=True)
+
+
+class _Validation:
+    """The same loss on validation images, and now and then a picture of some of them."""
+
+    def __init__(
+        self, experiment: "Experiment", objective: Objective, splits: Splits, directory: Path
+    ) -> None:
+        self._experiment, self._objective = experiment, objective
+        self._samples, self._directory = splits.val, directory
+        self._batches = ValidationBatches(experiment, splits.val)
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
         assert isinstance(model, MaskedAutoencoder)
         ratio = self._experiment.masking.mask_ratio
         epoch = _epochs_done(self._directory / "train.csv")
@@ -121,8 +133,8 @@ class _Trial:
         device = next(model.parameters()).device
         generator = torch.Generator().manual_seed(self._experiment.recipe.seed)
         total, seen = 0.0, 0
-        for batch in self._validation.on(device):
-            noise = self._noise(batch["images"], generator)
+        for batch in self._batches.on(device):
+            noise = self._objective.noise(batch["images"], generator)
             loss, _, _ = model(batch["images"], ratio, noise)
             total += float(loss) * len(noise)
             seen += len(noise)
@@ -131,7 +143,7 @@ class _Trial:
         return {"loss": total / seen}
 
     def _draw(self, model: MaskedAutoencoder, device: torch.device, epoch: int) -> None:
-        samples, masking = self._splits.val, self._experiment.masking
+        samples, masking = self._samples, self._experiment.masking
         # Images lie class by class; these are spread over all of them.
         chosen = np.linspace(0, len(samples) - 1, min(DRAWN, len(samples))).astype(np.int64)
         pixels = samples.get_batch(chosen, 0)["images"]
@@ -142,19 +154,16 @@ class _Trial:
         shown = reconstruct(
             model,
             images,
-            self._noise(images, generator),
+            self._objective.noise(images, generator),
             mask_ratio=masking.mask_ratio,
             augment=self._experiment.augment,
         )
         output = self._directory / PICTURES / f"epoch_{epoch:04d}.png"
         draw(shown, output, title=f"Epoch {epoch}: {masking.mask_ratio:.0%} of the patches removed")
 
-    def _noise(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        noise = torch.rand(len(images), self._tokens, generator=generator)
-        return noise.to(images.device, non_blocking=True)
 
-
-def _create(experiment: "Experiment") -> MaskedAutoencoder:
+def create_autoencoder(experiment: "Experiment") -> MaskedAutoencoder:
+    """Build the experiment's untrained model, or raise NaturalImagesValueError."""
     name, size = experiment.model.name, experiment.data.size
     try:
         model = create_model(name, **{"img_size": size, **experiment.model.options})
