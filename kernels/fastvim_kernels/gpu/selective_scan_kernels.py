@@ -391,7 +391,7 @@ def backward(
         a_log, dt_bias, direction, channels, e, n, EL, TILES, BLOCKS
     )
     da, dbiases = (), ()
-    for _ in tl.static_range(BLOCKS):
+    for j in tl.static_range(BLOCKS):
         da += (_zeros(EL, NL, TILES),)
         dbiases += (tl.zeros([EL], tl.float32),)
 
