@@ -1,11 +1,16 @@
-"""Residual addition and normalisation in one operation."""
+"""Residual addition and normalisation, and a projection of the sum, in one operation.
+
+With the projection the normalised tokens need not be kept for its gradient: the backward pass of
+the norm reads what they are made of anyway, and writes them once more.
+"""
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from fastvim_kernels.operation import operation
+from fastvim_kernels.operation import implementation, operator, product_dtype, reference
 from fastvim_kernels.pieces import wide
 
 
@@ -23,14 +28,47 @@ def add_norm(
 
     Returns the normalised sum in `hidden`'s dtype and the sum in float32, both (..., dim).
     """
+    return _add_norm(hidden, residual, weight, bias, None, eps)
+
+
+def norm_project(
+    hidden: Tensor,
+    residual: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    projection: Tensor,
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor]:
+    """Add `hidden` to the residual stream, normalise the sum and project it.
+
+        normed, total = add_norm(hidden, residual, weight, bias)
+        projected = normed @ projection.T
+
+    projection : (out, dim). The others are those of `add_norm`.
+
+    Returns `projected`, (..., out), in autocast's dtype where that is on and in `hidden`'s
+    otherwise; and the sum in float32, (..., dim). The backward pass computes the gradients of all
+    inputs, wanted or not.
+    """
+    return _add_norm(hidden, residual, weight, bias, projection.to(product_dtype(hidden)), eps)
+
+
+def _add_norm(
+    hidden: Tensor,
+    residual: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    projection: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
     dtype = wide(hidden.dtype)
     bias = None if bias is None else bias.to(dtype)
-    normed, total, _ = _forward(hidden, residual, weight.to(dtype), bias, eps)
-    return normed, total
+    out, total, _ = _forward(hidden, residual, weight.to(dtype), bias, projection, eps)
+    return out, total
 
 
-@operation("add_norm")
-def _forward(
+@reference("add_norm")
+def _norm(
     hidden: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Also return the statistics, (2, ..., 1): mean (zero for RMSNorm) and 1 / deviation."""
@@ -49,17 +87,8 @@ def _forward(
     return normed.to(hidden.dtype), total, torch.stack([mean, scale])
 
 
-@_forward.register_fake
-def _(
-    hidden: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    *rows, _ = hidden.shape
-    total = hidden.new_empty(hidden.shape, dtype=wide(hidden.dtype))
-    return hidden.new_empty(hidden.shape), total, total.new_empty(2, *rows, 1)
-
-
-@operation("add_norm_backward")
-def _backward(
+@reference("add_norm_backward")
+def _norm_backward(
     dnormed: Tensor,
     dtotal: Tensor | None,
     total: Tensor,
@@ -101,54 +130,111 @@ def _backward(
     return dx.to(dtype, copy=True), dx, dweight, dbias, normed_again
 
 
-@_backward.register_fake
+# One operator with the projection and without: before 2.14 Inductor spells out all that leads to an
+# operator when it first meets it, which at the end of a model of many blocks takes for ever.
+@operator("add_norm")
+def _forward(
+    hidden: Tensor,
+    residual: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    projection: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the normalised sum or, in the projection's dtype, its product; sum and statistics."""
+    normed, total, stats = implementation("add_norm", hidden)(hidden, residual, weight, bias, eps)
+    if projection is None:
+        return normed, total, stats
+    return F.linear(normed.to(projection.dtype), projection), total, stats
+
+
+@_forward.register_fake
 def _(
-    dnormed: Tensor,
+    hidden: Tensor,
+    residual: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    projection: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    *rows, _ = hidden.shape
+    total = hidden.new_empty(hidden.shape, dtype=wide(hidden.dtype))
+    stats = total.new_empty(2, *rows, 1)
+    if projection is None:
+        return hidden.new_empty(hidden.shape), total, stats
+    return projection.new_empty(*rows, projection.shape[0]), total, stats
+
+
+@operator("add_norm_backward")
+def _backward(
+    dout: Tensor,
     dtotal: Tensor | None,
     total: Tensor,
     stats: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    projection: Tensor | None,
     dtype: torch.dtype,
     of_residual: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    again = total.new_empty(0, dtype=dtype)
-    return *empty_gradients(total, weight, bias, dtype, of_residual), again
+    """As `_norm_backward`, but last comes the projection's gradient, empty without one."""
+    norm_backward = implementation("add_norm_backward", total)
+    if projection is None:
+        return norm_backward(dout, dtotal, total, stats, weight, bias, dtype, of_residual)
+    *gradients, normed = norm_backward(
+        dout @ projection, dtotal, total, stats, weight, bias, dtype, of_residual, again=True
+    )
+    rows = normed.to(projection.dtype).flatten(0, -2)
+    return *gradients, dout.flatten(0, -2).mT @ rows
 
 
-def empty_gradients(
-    total: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, of_residual: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of hidden, residual, weight and bias, as the backward pass returns them."""
+@_backward.register_fake
+def _(
+    dout: Tensor,
+    dtotal: Tensor | None,
+    total: Tensor,
+    stats: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    projection: Tensor | None,
+    dtype: torch.dtype,
+    of_residual: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    dhidden = torch.empty_like(total, dtype=dtype)
     dresidual = torch.empty_like(total) if of_residual else total.new_empty(0)
     dbias = weight.new_empty(0 if bias is None else bias.shape)
-    return torch.empty_like(total, dtype=dtype), dresidual, torch.empty_like(weight), dbias
+    none = total.new_empty(0, dtype=dtype)
+    dprojection = none if projection is None else projection.new_empty(projection.shape)
+    return dhidden, dresidual, torch.empty_like(weight), dbias, dprojection
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    hidden, residual, weight, bias, _ = inputs
+    hidden, residual, weight, bias, projection, _ = inputs
     _, total, stats = output
-    ctx.save_for_backward(total, stats, weight, bias)
+    ctx.save_for_backward(total, stats, weight, bias, projection)
     ctx.mark_non_differentiable(stats)
     ctx.set_materialize_grads(False)  # the last sum of a model is not used
     ctx.dtypes = hidden.dtype, None if residual is None else residual.dtype
 
 
 def _differentiate(
-    ctx: Any, dnormed: Tensor | None, dtotal: Tensor | None, _: None
+    ctx: Any, dout: Tensor | None, dtotal: Tensor | None, _: None
 ) -> tuple[Tensor | None, ...]:
-    total, stats, weight, bias = ctx.saved_tensors
-    if dnormed is None:
-        dnormed = torch.zeros_like(total)
+    total, stats, weight, bias, projection = ctx.saved_tensors
+    if dout is None and projection is None:
+        dout = torch.zeros_like(total)
+    elif dout is None:
+        dout = projection.new_zeros(*total.shape[:-1], projection.shape[0])
     of_hidden, of_residual = ctx.dtypes
-    dhidden, dresidual, dweight, dbias, _ = _backward(
-        dnormed, dtotal, total, stats, weight, bias, of_hidden, of_residual is not None
+    dhidden, dresidual, dweight, dbias, dprojection = _backward(
+        dout, dtotal, total, stats, weight, bias, projection, of_hidden, of_residual is not None
     )
     return (
         dhidden,
         None if of_residual is None else dresidual.to(of_residual),
         dweight,
         None if bias is None else dbias,
+        None if projection is None else dprojection,
         None,
     )
 

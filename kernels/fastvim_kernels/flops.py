@@ -59,33 +59,37 @@ def _selective_scan_backward(
     return 19 * prod(u) * A_log[-1]
 
 
-@register_flop_formula(torch.ops.fastvim.norm_project)
-def _norm_project(
+@register_flop_formula(torch.ops.fastvim.add_norm)
+def _add_norm(
     hidden: Shape,
     residual: Shape | None,
     weight: Shape,
     bias: Shape | None,
-    projection: Shape,
+    projection: Shape | None,
     *rest: Any,
     out_shape: Any = None,
 ) -> int:
-    """The product."""
+    """The product, if there is one."""
+    if projection is None:
+        return 0
     return 2 * prod(hidden[:-1]) * prod(projection)
 
 
-@register_flop_formula(torch.ops.fastvim.norm_project_backward)
-def _norm_project_backward(
-    dprojected: Shape,
+@register_flop_formula(torch.ops.fastvim.add_norm_backward)
+def _add_norm_backward(
+    dout: Shape,
     dtotal: Shape | None,
     total: Shape,
     stats: Shape,
     weight: Shape,
     bias: Shape | None,
-    projection: Shape,
+    projection: Shape | None,
     *rest: Any,
     out_shape: Any = None,
 ) -> int:
-    """A product for each of tokens and weights."""
+    """A product for each of tokens and weights, if there is one."""
+    if projection is None:
+        return 0
     return 4 * prod(total[:-1]) * prod(projection)
 
 

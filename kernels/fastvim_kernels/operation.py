@@ -79,6 +79,16 @@ def operator(name: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
     return register
 
 
+def reference(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register what `implementation` returns where Triton does not compute."""
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        _REFERENCES[name] = function
+        return function
+
+    return register
+
+
 def operation(name: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
     """Register a reference, and the `operator` that runs whatever `implementation` chooses."""
 
@@ -87,7 +97,7 @@ def operation(name: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
         def chosen(first: torch.Tensor, *rest: Any) -> Any:
             return implementation(name, first)(first, *rest)
 
-        _REFERENCES[name] = function
+        reference(name)(function)
         return operator(name)(chosen)
 
     return register

@@ -4,6 +4,7 @@ import importlib
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastvim
 
@@ -68,6 +69,30 @@ def test_training_in_one_graph(name):
         outputs_and_gradients(compiled(model), *inputs),
         outputs_and_gradients(model, *inputs),
     )
+
+
+@pytest.mark.parametrize("name", IMAGE_MODELS)
+def test_no_operator_is_first_met_behind_many_blocks(name):
+    """Where Inductor before PyTorch 2.14 would spell out all of them, which doubles with each."""
+    model = IMAGE_MODELS[name]().train()
+    with Operators() as met:
+        sum(out.sum() for out in outputs(model, images(model))).backward()
+    start = next(index for index, name in enumerate(met.names) if "backward" in name)
+    for names in (met.names[:start], met.names[start:]):
+        assert set(names) == set(names[:2])
+
+
+class Operators(TorchDispatchMode):
+    """Names of our operators in the order in which they are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if str(function).startswith("fastvim."):
+            self.names.append(str(function))
+        return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("name", ["fastvim", "vim_middle"])

@@ -87,7 +87,7 @@ def test_is_well_registered(backend, with_residual, with_bias, dtype):
     inputs = arguments(with_residual=with_residual, with_bias=with_bias)
     inputs = [None if v is None else v.to(d) for v, d in zip(inputs, dtypes, strict=True)]
     only = {"test_utils": ["test_schema", "test_faketensor"]}
-    forward, backward = torch.ops.fastvim.norm_project, torch.ops.fastvim.norm_project_backward
+    forward, backward = torch.ops.fastvim.add_norm, torch.ops.fastvim.add_norm_backward
     torch.library.opcheck(forward.default, (*inputs, 1e-5), **only)
     projected, total, stats = forward(*inputs, 1e-5)
     for dtotal in (None, torch.randn_like(total)):

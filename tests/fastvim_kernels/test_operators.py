@@ -63,7 +63,7 @@ def test_add_norm_is_well_registered(dtype, with_residual, with_bias, permuted):
     hidden = tokens(*shape, dtype=dtype, grad=True, permuted=permuted)
     residual = tokens(*shape, grad=True) if with_residual else None
     weight, bias = tokens(8, grad=True), tokens(8, grad=True) if with_bias else None
-    check(OPS.add_norm.default, hidden, residual, weight, bias, 1e-5)
+    check(OPS.add_norm.default, hidden, residual, weight, bias, None, 1e-5)
     dnormed = tokens(*shape, dtype=dtype, permuted=permuted)
     dtotal = tokens(*shape) if with_residual else None
     stats = torch.rand(2, 2, 3, 4, 1)
@@ -71,7 +71,7 @@ def test_add_norm_is_well_registered(dtype, with_residual, with_bias, permuted):
     for dtype, of_residual in ((FP32, True), (BF16, False)):
         torch.library.opcheck(
             OPS.add_norm_backward.default,
-            (dnormed, dtotal, tokens(*shape), stats, *given, dtype, of_residual),
+            (dnormed, dtotal, tokens(*shape), stats, *given, None, dtype, of_residual),
         )
 
 

@@ -164,7 +164,7 @@ def _without_repeats(residual: Tensor) -> Tensor:
 def forward(
     hidden: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `fastvim_kernels.add_norm._forward`."""
+    """As `fastvim_kernels.add_norm._norm`."""
     width = hidden.shape[-1]
     hidden = hidden.contiguous()
     residual = None if residual is None else _without_repeats(residual).contiguous()
@@ -204,7 +204,7 @@ def backward(
     *,
     again: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """As `fastvim_kernels.add_norm._backward`."""
+    """As `fastvim_kernels.add_norm._norm_backward`."""
     width = total.shape[-1]
     rows = total.numel() // width
     dhidden = torch.empty_like(total, dtype=dtype)
