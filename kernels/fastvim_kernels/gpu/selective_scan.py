@@ -101,7 +101,7 @@ def backward(
         du, ddt, maps, rates, batch, steps, channels, segment, items, programs, parts,
         dy.stride(0), *B.stride()[:3], *C.stride()[:3],
         **_tile(BACKWARD_LANES), WHOLE=channels % width == 0, BLOCKS=BACKWARD_GROUPS,
-        UNROLL=BACKWARD_UNROLL, CHUNK=chunk,
+        UNROLL=BACKWARD_UNROLL, EVEN=_even(steps, chunk, BACKWARD_UNROLL), CHUNK=chunk,
         DIVIDED=segment < steps, ALIGN=_alignment(B, C),
         num_warps=1,
     )  # fmt: skip
@@ -173,9 +173,14 @@ def _forward_plan(
 def _forward_unroll(steps: int, chunk: int) -> tuple[int, bool]:
     """Return the steps that are loaded together, and whether they divide all chunks."""
     for unroll in FORWARD_UNROLLS:
-        if steps % unroll == 0 and (steps <= chunk or chunk % unroll == 0):
+        if _even(steps, chunk, unroll):
             return unroll, True
     return UNROLL, False
+
+
+def _even(steps: int, chunk: int, unroll: int) -> bool:
+    """Whether so many steps divide all chunks."""
+    return steps % unroll == 0 and (steps <= chunk or chunk % unroll == 0)
 
 
 def _segment(warps: int, steps: int, chunk: int, processors: int) -> int:

@@ -369,6 +369,7 @@ def backward(
     CHUNK: tl.constexpr,
     DIVIDED: tl.constexpr,
     WHOLE: tl.constexpr,
+    EVEN: tl.constexpr,
     ALIGN: tl.constexpr,
 ):
     """Walk back through segments of images, BLOCKS times EL channels at a time.
@@ -382,7 +383,7 @@ def backward(
     direction = index // blocks % 2
     program = index // blocks // 2
     n = tl.arange(0, NL)[None, :] * 4 + tl.arange(0, 4)[:, None]
-    origin, sign = direction * (steps - 1), (1 - 2 * direction).to(tl.int64)
+    origin, sign = direction * (steps - 1), 1 - 2 * direction
     states += index.to(tl.int64) * slots * (BLOCKS * EL * 16)
     within = tl.arange(0, EL)
     everywhere = within >= 0
@@ -391,7 +392,7 @@ def backward(
         a_log, dt_bias, direction, channels, e, n, EL, TILES, BLOCKS
     )
     da, dbiases = (), ()
-    for j in tl.static_range(BLOCKS):
+    for _j in tl.static_range(BLOCKS):
         da += (_zeros(EL, NL, TILES),)
         dbiases += (tl.zeros([EL], tl.float32),)
 
@@ -402,7 +403,13 @@ def backward(
         of_b = b + direction.to(tl.int64) * b_direction + image.to(tl.int64) * b_image
         of_c = c + direction.to(tl.int64) * c_direction + image.to(tl.int64) * c_image
         of_dy = dy + direction.to(tl.int64) * dy_direction
-        of_dy -= direction.to(tl.int64) * batch * steps * channels  # which `tokens` counts
+        # what a sequence has fits 32 bits, and such offsets are added in one instruction
+        of_dy += image.to(tl.int64) * steps * channels
+        of_u, of_dt = u + sequence * steps * channels, dt + sequence * steps * channels
+        of_du, of_ddt = du + sequence * steps * channels, ddt + sequence * steps * channels
+        place = block * 4 * batch + sequence  # in a block first B, of both directions
+        of_b_sums = dmaps + place * steps * 16
+        of_c_sums = dmaps + (place + 2 * batch) * steps * 16
         first = segment * segment_steps
         last = tl.minimum(first + segment_steps, steps)
         carried = ()  # the gradient of the state, less what comes of this step's y
@@ -425,14 +432,14 @@ def backward(
             parts = tl.cdiv(end - start, UNROLL)
             for part in range(parts - 1):
                 row = origin + sign * (start + part * UNROLL)
-                tokens = (sequence * steps + row) * channels
+                tokens = row * channels
                 us, dts, bs = (), (), ()
                 for k in tl.static_range(UNROLL):
                     at = tokens + k * sign * channels
                     at_b = of_b + (row + k * sign) * b_step
                     bs += (_load_step(at_b, n, 0, 1, TILES, ALIGN),)
                     for j in tl.static_range(BLOCKS):
-                        at_u, at_dt = u + at, dt + at
+                        at_u, at_dt = of_u + at, of_dt + at
                         mask = _mask(presents[j], 0, 1, WHOLE)
                         us += (tl.load(at_u + e + j * EL, mask=mask, other=0.0),)
                         dts += (tl.load(at_dt + e + j * EL, mask=mask, other=float("-inf")),)
@@ -457,16 +464,17 @@ def backward(
                 part = parts - 1 - back
                 p0 = start + part * UNROLL
                 row = origin + sign * p0
-                tokens = (sequence * steps + row) * channels
+                tokens = row * channels
                 us, dts, dys, bs, cs = (), (), (), (), ()
                 for k in tl.static_range(UNROLL):
+                    position, limit = (0, 1) if EVEN else (p0 + k, end)
                     at = tokens + k * sign * channels
                     at_b, at_c = of_b + (row + k * sign) * b_step, of_c + (row + k * sign) * c_step
-                    bs += (_load_step(at_b, n, p0 + k, end, TILES, ALIGN),)
-                    cs += (_load_step(at_c, n, p0 + k, end, TILES, ALIGN),)
+                    bs += (_load_step(at_b, n, position, limit, TILES, ALIGN),)
+                    cs += (_load_step(at_c, n, position, limit, TILES, ALIGN),)
                     for j in tl.static_range(BLOCKS):
-                        at_u, at_dt, at_dy = u + at, dt + at, of_dy + at
-                        mask = _mask(presents[j], p0 + k, end, WHOLE)
+                        at_u, at_dt, at_dy = of_u + at, of_dt + at, of_dy + at
+                        mask = _mask(presents[j], position, limit, WHOLE)
                         us += (tl.load(at_u + e + j * EL, mask=mask, other=0.0),)
                         dts += (tl.load(at_dt + e + j * EL, mask=mask, other=float("-inf")),)
                         dys += (tl.load(at_dy + e + j * EL, mask=mask, other=0.0),)
@@ -488,6 +496,7 @@ def backward(
                         dt_steps += (step,)
                         slopes += (tl.where(raw >= 0, 1.0, small) / (1 + small),)
                 for k in tl.static_range(UNROLL - 1, -1, -1):
+                    position, limit = (0, 1) if EVEN else (p0 + k, end)
                     at = tokens + k * sign * channels
                     of_k_b = _zeros(EL, NL, TILES)
                     of_k_c = _zeros(EL, NL, TILES)
@@ -516,18 +525,17 @@ def backward(
                         dstep = tl.sum(tl.sum(dstep, 0), 1) * LN2
                         draw = (dfed * value + dstep) * slopes[k * BLOCKS + j]
                         dbiases_on += (dbiases[j] + draw,)
-                        at_du, at_ddt = du + at, ddt + at
-                        mask = _mask(presents[j], p0 + k, end, WHOLE)
+                        at_du, at_ddt = of_du + at, of_ddt + at
+                        mask = _mask(presents[j], position, limit, WHOLE)
                         tl.store(at_du + e + j * EL, dfed * step, mask=mask)
                         tl.store(at_ddt + e + j * EL, draw, mask=mask)
                     carried, da, dbiases = carried_on, da_on, dbiases_on
-                    place = block * 4 * batch + sequence  # in a block first B, of both directions
-                    of_b_sum = dmaps + (place * steps + row + k * sign) * 16
-                    of_c_sum = dmaps + ((place + 2 * batch) * steps + row + k * sign) * 16
+                    of_b_sum = of_b_sums + (row + k * sign) * 16
+                    of_c_sum = of_c_sums + (row + k * sign) * 16
                     for g in tl.static_range(TILES):
                         # the first channel's lanes write: a whole tile keeps the layout
                         of_n = tl.broadcast_to(n[:, None, :], [4, EL, NL]) + g * 16 // TILES
-                        mask = _mask(within == 0, p0 + k, end, False)[None, :, None]
+                        mask = _mask(within == 0, position, limit, False)[None, :, None]
                         sum_b = tl.sum(of_k_b[g], 1, keep_dims=True)
                         sum_c = tl.sum(of_k_c[g], 1, keep_dims=True)
                         tl.store(of_b_sum + of_n, tl.broadcast_to(sum_b, [4, EL, NL]), mask=mask)
