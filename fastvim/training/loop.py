@@ -19,7 +19,10 @@ from fastvim.training.recipe import Recipe
 from fastvim.training.step import Loss, OnBatch, Stepper, Validate
 
 # These decide speed and memory, not what is learned, so a run may resume with others.
-_FREE_KEYS = {"accumulation", "num_workers", "checkpoint_every_steps", "validate_every_steps"}
+_FREE_KEYS = {
+    *("accumulation", "graphed", "num_workers"),
+    *("checkpoint_every_steps", "validate_every_steps"),
+}
 # Checkpoints from before these keys lack them, and were trained as their defaults say.
 _LATER_KEYS = {
     *("optimizer", "momentum", "warmup_lr", "warmup_endpoint"),

@@ -27,7 +27,9 @@ class ScheduledOptimizer:
         if recipe.optimizer == "sgd":
             self.torch = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum)
         else:
-            self.torch = torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas)
+            # One kernel for all tensors where a GPU is, so that it does not wait for launches.
+            fused = torch.cuda.is_available()
+            self.torch = torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, fused=fused)
         self.parameters = [p for group in self.torch.param_groups for p in group["params"]]
         self._lr = _rates(plan)
         self._weight_decay = cosine_schedule(

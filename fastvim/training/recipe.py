@@ -57,6 +57,10 @@ class Recipe:
         "no" is float32; "bf16" and "fp16" are mixed, weights and optimiser in float32.
     accumulation
         Parts that each process splits its share of the batch into, to save memory.
+    graphed
+        Whether a GPU records the model's forward and backward pass at the first step and replays
+        them, for it would wait for the processor to launch them. Only for models whose inputs are
+        all tensors, of one shape, and that decide nothing on the processor; CPUs ignore it.
     num_workers
         Threads, or processes for datasets that ask for them, in which each process reads ahead.
     checkpoint_every_steps
@@ -91,6 +95,7 @@ class Recipe:
     clip_grad_norm: float | None = None
     precision: Precision = "no"
     accumulation: int = 1
+    graphed: bool = False
     num_workers: int = 2
     checkpoint_every_steps: int = 500
     seed: int = 0
@@ -125,7 +130,8 @@ class Recipe:
         for key in ("min_lr", "warmup_lr"):
             below = self._value(key) <= self.lr
             self._check(key, below, f"at most the peak rate ({self.lr:g})")
-        self._check("warmup_endpoint", isinstance(self.warmup_endpoint, bool), "true or false")
+        for key in ("warmup_endpoint", "graphed"):
+            self._check(key, isinstance(self._value(key), bool), "true or false")
         for key, choices in _CHOICES.items():
             options = get_args(choices)
             self._check(key, self._value(key) in options, f"one of {list(options)}")

@@ -13,6 +13,7 @@ from fastvim.training.averages import MovingAverage
 from fastvim.training.optimizer import ScheduledOptimizer
 from fastvim.training.plan import StepPlan
 from fastvim.training.reading import Batch
+from fastvim.training.recorded import record_at_first_call
 
 Loss = Callable[[nn.Module, Batch], tuple[Tensor, Mapping[str, Tensor | float]]]
 Validate = Callable[[nn.Module], Mapping[str, float]]
@@ -39,6 +40,15 @@ class Stepper:
         self._model, self._rates = model, optimizer
         self._loss, self._on_batch = loss, on_batch
         self._prepared, self._optimizer = accelerator.prepare(model, optimizer.torch)
+        graphed = plan.recipe.graphed and accelerator.device.type == "cuda"
+        if graphed:
+            record_at_first_call(model)
+        # A gradient that is not there yet becomes the graph's own memory, which the next part's
+        # replay would overwrite.
+        self._keeps_gradients = graphed and plan.recipe.accumulation > 1
+        if self._keeps_gradients:
+            for parameter in optimizer.parameters:
+                parameter.grad = torch.zeros_like(parameter)
         decay = plan.recipe.ema_decay
         # Weights are the same in all processes, so one of them averages. Preparing moves the model.
         self._average: MovingAverage | None = None
@@ -54,7 +64,7 @@ class Stepper:
         """
         recipe, accelerator = self.plan.recipe, self.accelerator
         self._prepared.train()
-        self._optimizer.zero_grad()
+        self._optimizer.zero_grad(set_to_none=not self._keeps_gradients)
         parts = [self._accumulate(step, part, next(batches)) for part in range(recipe.accumulation)]
         means = torch.stack([torch.stack(list(part.values())) for part in parts]).mean(0)
         values = dict(zip(parts[0], accelerator.reduce(means, "mean").tolist(), strict=True))

@@ -334,7 +334,7 @@ def test_run_from_before_the_later_keys_goes_on(tmp_path):
 
 def test_speed_settings_may_change_on_resume_and_others_not(tmp_path):
     trained(tmp_path, identity={"split": "a"})
-    free = {"num_workers": 1, "accumulation": 2, "checkpoint_every_steps": 7}
+    free = {"num_workers": 1, "accumulation": 2, "graphed": True, "checkpoint_every_steps": 7}
     trained(tmp_path, dataclasses.replace(RECIPE, **free), identity={"split": "a"})
     with pytest.raises(ValueError, match=r"base_lr: expected 1\.0 \(the checkpoint's\), got 0\.2"):
         trained(tmp_path, dataclasses.replace(RECIPE, base_lr=0.2), identity={"split": "a"})

@@ -1,0 +1,92 @@
+"""Training with recorded passes against training without."""
+
+import csv
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import fastvim
+from fastvim.training import Recipe, fit
+from fastvim.training.recorded import record_at_first_call
+
+on_a_card = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+class Images:
+    """Noise in three classes; `broken_at` is the batch that cannot be read."""
+
+    def __init__(self, broken_at=None):
+        generator = torch.Generator().manual_seed(0)
+        self.images = torch.randn(64, 3, 32, 32, generator=generator)
+        self.reads, self.broken_at = 0, broken_at
+
+    def __len__(self):
+        return len(self.images)
+
+    def get_batch(self, indices, seed):
+        self.reads += 1
+        if self.reads == self.broken_at:
+            raise OSError("unplugged")
+        return {"images": self.images[indices], "classes": torch.as_tensor(indices) % 3}
+
+
+def cross_entropy(model, batch):
+    return F.cross_entropy(model(batch["images"]).float(), batch["classes"]), {}
+
+
+def train(directory, *, graphed, dataset=None, **recipe):
+    torch.manual_seed(0)
+    model = fastvim.FastVim(
+        img_size=32, patch_size=8, embed_dim=64, depth=4, num_classes=3, drop_path_rate=0.3
+    )
+    options = {"steps": 12, "warmup_steps": 2, "batch_size": 16, "precision": "bf16"}
+    numbers = Recipe(**{**options, "checkpoint_every_steps": 3, "num_workers": 1, **recipe})
+    numbers = Recipe(**{**vars(numbers), "graphed": graphed})
+    validate = {"validate": lambda model: {"mean": float(model(images()).float().mean())}}
+    fit(model, dataset or Images(), numbers, loss=cross_entropy, directory=directory, **validate)
+    with (directory / "train.csv").open() as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    return losses, model.state_dict()
+
+
+def images():
+    return Images().images.cuda()
+
+
+@on_a_card
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("more", [{}, {"ema_decay": 0.9, "clip_grad_norm": 0.1}], ids=["", "ema"])
+def test_learns_the_same(tmp_path, accumulation, more):
+    eager, want = train(tmp_path / "a", graphed=False, accumulation=accumulation, **more)
+    recorded, got = train(tmp_path / "b", graphed=True, accumulation=accumulation, **more)
+    assert recorded == pytest.approx(eager, rel=1e-4)
+    for name, weight in want.items():
+        torch.testing.assert_close(got[name], weight, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@on_a_card
+def test_a_killed_run_ends_with_the_same_weights(tmp_path):
+    _, want = train(tmp_path / "whole", graphed=True)
+    with pytest.raises(OSError, match="unplugged"):
+        train(tmp_path / "killed", graphed=True, dataset=Images(broken_at=8))
+    _, got = train(tmp_path / "killed", graphed=True)
+    for name, weight in want.items():
+        assert torch.equal(got[name], weight), name
+
+
+@on_a_card
+def test_the_model_has_its_own_forward_afterwards(tmp_path):
+    torch.manual_seed(0)
+    model = fastvim.FastVim(img_size=32, patch_size=8, embed_dim=64, depth=2, num_classes=3)
+    recipe = Recipe(steps=2, warmup_steps=0, batch_size=16, graphed=True)
+    fit(model, Images(), recipe, loss=cross_entropy, directory=tmp_path)
+    assert "forward" not in vars(model)
+    assert model(images()[:5]).shape == (5, 3)
+
+
+def test_refuses_a_model_of_other_inputs():
+    model = torch.nn.Linear(2, 2)
+    record_at_first_call(model)
+    with pytest.raises(ValueError, match=r"'graphed': expected .* got \['Tensor', 'float'\]"):
+        model(torch.ones(1, 2), 0.75)
