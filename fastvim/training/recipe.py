@@ -60,7 +60,7 @@ class Recipe:
     graphed
         Whether a GPU records the model's forward and backward pass at the first step and replays
         them, for it would wait for the processor to launch them. Only for models whose inputs are
-        all tensors, of one shape, and that decide nothing on the processor; CPUs ignore it.
+        tensors of one shape and that decide nothing on the processor; CPUs ignore it.
     num_workers
         Threads, or processes for datasets that ask for them, in which each process reads ahead.
     checkpoint_every_steps

@@ -1,10 +1,13 @@
 """Training with recorded passes against training without."""
 
+import copy
 import csv
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 import fastvim
 from fastvim.training import Recipe, fit
@@ -85,8 +88,31 @@ def test_the_model_has_its_own_forward_afterwards(tmp_path):
     assert model(images()[:5]).shape == (5, 3)
 
 
+@on_a_card
+def test_gradients_are_those_of_ddp(tmp_path):
+    """DDP has seen the parameters on another stream than the one that is recorded."""
+    torch.manual_seed(0)
+    plain = fastvim.FastVim(img_size=32, patch_size=8, embed_dim=64, depth=2, num_classes=3)
+    plain = plain.cuda().train()
+    recorded = copy.deepcopy(plain)
+    store = dist.FileStore(str(tmp_path / "store"), 1)
+    dist.init_process_group("nccl", store=store, rank=0, world_size=1)
+    try:
+        parallel = [DistributedDataParallel(model) for model in (plain, recorded)]
+        record_at_first_call(recorded)
+        for _ in range(3):
+            pixels = torch.randn(8, 3, 32, 32).cuda()
+            for model in parallel:
+                model.zero_grad()
+                model(pixels).square().mean().backward()
+            for one, other in zip(recorded.parameters(), plain.parameters(), strict=True):
+                torch.testing.assert_close(one.grad, other.grad)
+    finally:
+        dist.destroy_process_group()
+
+
 def test_refuses_a_model_of_other_inputs():
-    model = torch.nn.Linear(2, 2)
+    model = torch.nn.Bilinear(2, 2, 2)
     record_at_first_call(model)
     with pytest.raises(ValueError, match=r"'graphed': expected .* got \['Tensor', 'float'\]"):
         model(torch.ones(1, 2), 0.75)
