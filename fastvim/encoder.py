@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fastvim.mixer import Mixer
-from fastvim.traversal import KeptTokens, Traversal
+from fastvim.traversal import KeptTokens, KeptWalk, Traversal
 
 EPS = 1e-5
 
@@ -59,17 +59,16 @@ class Block(nn.Module):
         self.drop_rate = drop_rate
 
     def forward(
-        self, hidden: Tensor, residual: Tensor | None, kept: KeptTokens | None = None
+        self, hidden: Tensor, residual: Tensor | None, walk: KeptWalk | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Tokens are (batch, *grid, dim), or (batch, token, dim) with `kept`."""
+        """Tokens are (batch, *grid, dim), or (batch, token, dim) with the `walk` over them."""
         hidden = drop_path(hidden, self.drop_rate, training=self.training)
         in_proj = self.mixer.in_proj
-        if kept is None:
+        if walk is None:
             projected, residual = norm_project(
                 hidden, residual, *_parameters(self.norm), in_proj.weight, EPS
             )
             return self.mixer(projected), residual
-        walk = kept.along(self.mixer.traversal)
         normed, residual = _normed_sum((hidden, residual), self.norm)
         return walk.restore(self.mixer(in_proj(walk.arrange(normed)), walk)), residual
 
@@ -158,13 +157,20 @@ class Encoder(nn.ModuleList):
             # without gradients a parameter's view still asks for them, and hooks find no history
             positions = positions if torch.is_grad_enabled() else positions.detach()
         state: State = (tokens, positions)
+        walks: dict[Traversal, KeptWalk] = {}
         states = []
-        for block in range(max(blocks) + 1):
+        for index in range(max(blocks) + 1):
+            block = self[index]
+            assert isinstance(block, Block)
+            traversal = block.mixer.traversal
+            if kept is not None and traversal not in walks:
+                walks[traversal] = kept.along(traversal)
+            walk = walks.get(traversal)
             if self.grad_checkpointing and torch.is_grad_enabled():
-                state = checkpoint(self[block], *state, kept, use_reentrant=False)
+                state = checkpoint(block, *state, walk, use_reentrant=False)
             else:
-                state = self[block](*state, kept)
-            if block in blocks:
+                state = block(*state, walk)
+            if index in blocks:
                 states.append(state)
         return states
 

@@ -91,22 +91,37 @@ class KeptTokens:
 
     def along(self, traversal: Traversal) -> "KeptWalk":
         """Walk over the kept tokens in the order of a traversal."""
-        places = torch.unravel_index(self.index, self.grid)
+        places = self._places()
         rank = _flat_index(places, self.grid, traversal.order)
         permutation = rank.argsort(dim=1)
         scanned = [axis for axis in traversal.order if axis not in traversal.pooled]
         step = _flat_index(places, self.grid, scanned).take_along_dim(permutation, 1)
         steps = math.prod([self.grid[axis] for axis in scanned])  # a list, for the compiler
         backward = steps - 1 - step.flip(1) if self.mirrored else step
-        return KeptWalk(permutation, torch.stack([step, backward]), steps, math.prod(self.grid))
+        return KeptWalk(
+            permutation,
+            permutation.argsort(dim=1),
+            torch.stack([step, backward]),
+            steps,
+            math.prod(self.grid),
+        )
+
+    def _places(self) -> list[Tensor]:
+        """Index of each token on every axis; PyTorch's own function makes a GPU wait."""
+        index = self.index
+        places: list[Tensor] = []
+        for size in reversed(self.grid):
+            places.insert(0, index % size)
+            index = index // size
+        return places
 
 
 @dataclass(frozen=True)
 class KeptWalk:
     """Kept tokens in the order of one traversal.
 
-    permutation
-        Tokens in that order, (batch, token).
+    permutation, inverse
+        Tokens in that order, (batch, token), and where each of them lies in it.
     step
         The step of the scan that each token belongs to, (2, batch, token): one for each direction.
     steps, tokens
@@ -116,6 +131,7 @@ class KeptWalk:
     """
 
     permutation: Tensor
+    inverse: Tensor
     step: Tensor
     steps: int
     tokens: int
@@ -127,7 +143,7 @@ class KeptWalk:
 
     def restore(self, tokens: Tensor) -> Tensor:
         """Undo `arrange`."""
-        return tokens.take_along_dim(self.permutation.argsort(dim=1).unsqueeze(-1), 1)
+        return tokens.take_along_dim(self.inverse.unsqueeze(-1), 1)
 
     def mean(self, u: Tensor) -> Tensor:
         """Sum kept tokens by step and divide by the whole grid's tokens in a step.

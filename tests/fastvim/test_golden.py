@@ -16,7 +16,7 @@ from torch import Tensor
 
 import fastvim
 import fastvim.mixer
-from fastvim.traversal import Traversal
+from fastvim.traversal import KeptWalk, Traversal
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
 CASES = sorted(path.parent.name for path in GOLDEN.glob("cases/*/data.npz"))
@@ -161,7 +161,7 @@ def record(model):
     seen = {}
     fast = not isinstance(model, fastvim.Vim | fastvim.DenseVim | fastvim.ChannelVim)
 
-    def flat(tokens: Tensor, walk: Traversal | None) -> Tensor:
+    def flat(tokens: Tensor, walk: Traversal | KeptWalk | None) -> Tensor:
         """(batch, token, dim) in the order of a walk."""
         if walk is None or tokens.ndim == 3:
             return tokens if walk is None else walk.arrange(tokens)
@@ -170,9 +170,7 @@ def record(model):
     def block_hooks(name, block, first):
         def on_block(block, inputs, output):
             hidden, residual = output
-            kept = inputs[2]
-            walk = block.mixer.traversal
-            walk = walk if kept is None else kept.along(walk)
+            walk = inputs[2] or block.mixer.traversal
             seen[f"{name}.mixer_in"] = flat(block.norm(residual), walk)
             seen[f"{name}.mixer_out"] = flat(hidden, walk)
             grid = first.traversal if inputs[0].ndim > 3 and fast else None
