@@ -26,7 +26,7 @@ from natural_images.batches import share_batch
 from natural_images.classification.architectures import create_classifier
 from natural_images.classification.batch_augment import BatchAugment
 from natural_images.classification.train import soft_cross_entropy
-from natural_images.errors import NaturalImagesError
+from natural_images.errors import NaturalImagesError, blamed_on
 from natural_images.experiment import load_experiment
 from natural_images.masked.encoder import untrained_classifier
 from natural_images.masked.pretrain import Objective, create_autoencoder
@@ -95,6 +95,7 @@ def measure(experiment: "Experiment", steps: int) -> Speed:
         stepper.take(step, batches)
     _synchronise(device)
     seconds = (time.perf_counter() - started) / steps
+    stepper.release()
     memory = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else 0.0
     return Speed(images, seconds, memory)
 
@@ -155,6 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="change all of the files, data.images_at_once=64 say",
     )
     chosen = parser.parse_args(arguments)
+    if chosen.steps < 1:
+        parser.error(f"--steps: expected a whole number from 1, got {chosen.steps}")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     print(f"{device}, torch {torch.__version__}\n")
     _row("file", "images at once", "ms a step", "images/s", "GiB", "hours")
@@ -163,12 +166,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for file in chosen.files:
         try:
             experiment = load_experiment(file, chosen.set)
-            speed = measure(experiment, chosen.steps)
-        except (NaturalImagesError, FloatingPointError, torch.OutOfMemoryError) as error:
+            with blamed_on(file):
+                speed = measure(experiment, chosen.steps)
+        except (NaturalImagesError, RuntimeError) as error:
             failed = True
             print(f"{file}: {error}", file=sys.stderr)
             continue
-        hours = experiment.recipe.epochs * IMAGES / speed.images_per_second / 3600
+        recipe = experiment.recipe
+        seen = recipe.epochs * IMAGES
+        if recipe.steps is not None:
+            seen = recipe.steps * recipe.batch_size
+        hours = seen / speed.images_per_second / 3600
         _row(
             str(file),
             f"{speed.images}",

@@ -59,8 +59,9 @@ class Recipe:
         Parts that each process splits its share of the batch into, to save memory.
     graphed
         Whether a GPU records the model's forward and backward pass at the first step and replays
-        them, for it would wait for the processor to launch them. Only for models whose inputs are
-        tensors of one shape and that decide nothing on the processor; CPUs ignore it.
+        them later, so that it does not wait for the processor to launch them. For models that are
+        called once a step, with tensors of one shape, and decide nothing on the processor, as
+        channel sampling and gradient checkpointing do. CPUs ignore it.
     num_workers
         Threads, or processes for datasets that ask for them, in which each process reads ahead.
     checkpoint_every_steps

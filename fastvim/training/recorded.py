@@ -1,59 +1,115 @@
 """A model's training passes as CUDA graphs, so that a GPU does not wait for launches."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_leaves, tree_map
 
 
-def record_at_first_call(model: nn.Module) -> None:
-    """Let the first forward pass in training record it and its backward pass as CUDA graphs.
+class RecordedPasses:
+    """Takes `model.forward` over: the first call in training records, later ones replay.
 
-    Later ones replay them; outside of training the model runs plainly. The model lies on its
-    device, its inputs are tensors that keep their shapes, and its parameters stay where they are in
-    memory. ValueError for other inputs. To undo it, delete ``model.forward``.
+    Forward and backward pass are recorded, and outputs are copies of what the graph writes. Outside
+    of training the model runs plainly. Until `close` the model stays on its device, its parameters
+    stay where they are in memory, and a forward pass that is differentiated is so before the next:
+    a graph has one place for what its backward pass needs.
+
+    Calls raise ValueError for inputs that are no tensors or of other shapes than the first, and for
+    a second call before the backward pass; RuntimeError where the model cannot be recorded, because
+    it decides something on the processor or not all of its parameters get a gradient.
     """
-    plain = model.forward
-    replay: Callable[..., Any] | None = None
 
-    def forward(*inputs: Tensor) -> Any:
-        nonlocal replay
-        if not model.training:
-            return plain(*inputs)
-        if replay is None:
-            if not all(isinstance(value, Tensor) for value in inputs):
-                kinds = [type(value).__name__ for value in inputs]
-                raise ValueError(
-                    "Recipe key 'graphed': expected a model whose inputs are tensors, got "
-                    f"{kinds}. Set it to false"
-                )
-            model.forward = plain
-            replay = _record(model, inputs)
-            model.forward = forward
-        return replay(*inputs)
+    def __init__(self, model: nn.Module) -> None:
+        self._model, self._plain = model, model.forward
+        self._was_wrapped = "forward" in vars(model)
+        self._replay: Callable[..., Any] | None = None
+        self._recorded: list[Any] = []
+        self._awaits_backward = False
+        model.forward = self._forward
 
-    model.forward = forward
+    def close(self) -> None:
+        """Give the model the forward that it had, and free the graphs."""
+        if self._was_wrapped:
+            self._model.forward = self._plain
+        else:
+            del self._model.forward
+        self._replay = None
+
+    def _forward(self, *inputs: Any, **options: Any) -> Any:
+        if not self._model.training:
+            return self._plain(*inputs, **options)
+        kinds = [_kind(value) for value in (*inputs, *options.values())]
+        if options or not all(isinstance(value, Tensor) for value in inputs):
+            raise _unfit(f"a model that is called with tensors alone, by position, got {kinds}")
+        if self._replay is None:
+            self._replay, self._recorded = self._record(inputs), kinds
+        if kinds != self._recorded:
+            raise _unfit(f"the inputs of the first step again, {self._recorded}, got {kinds}")
+        if self._awaits_backward:
+            raise _unfit("one forward pass before each backward pass, got two")
+        outputs = tree_map(torch.clone, self._replay(*inputs))
+        for output in tree_leaves(outputs):
+            if output.requires_grad:
+                self._awaits_backward = True
+                output.register_hook(self._on_backward)
+        return outputs
+
+    def _on_backward(self, gradient: Tensor) -> None:
+        self._awaits_backward = False
+
+    def _record(self, inputs: tuple[Tensor, ...]) -> Callable[..., Any]:
+        """Record both passes; returns what replays them for other inputs."""
+        model, count = self._model, len(inputs)
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+        def run(*tensors: Tensor) -> Any:
+            parameters = dict(zip(trained, tensors[count:], strict=True))
+            model.forward = self._plain
+            try:
+                return functional_call(model, parameters, tensors[:count])
+            finally:
+                model.forward = self._forward
+
+        samples = [value.detach().clone() for value in inputs]
+        # Aliases: the parameters' own places in the autograd graph may be known to DDP, whose
+        # stream is not the one that is recorded. Their memory is the same: a replay copies nothing.
+        aliases = [parameter.detach().requires_grad_() for parameter in trained.values()]
+        # Trial runs draw random numbers and count in batch statistics, as if they were steps.
+        before = [buffer.clone() for buffer in model.buffers()]
+        try:
+            with torch.random.fork_rng(devices=[inputs[0].device]):
+                graphed = torch.cuda.make_graphed_callables(run, (*samples, *aliases), **_mode())
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"Recipe key 'graphed': {type(model).__name__} cannot be recorded: {error}. "
+                "Set it to false"
+            ) from error
+        for buffer, value in zip(model.buffers(), before, strict=True):
+            buffer.copy_(value)
+        return lambda *inputs: graphed(*inputs, *trained.values())
 
 
-def _record(model: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[..., Any]:
-    """Record both passes; returns what replays them for other inputs."""
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    count = len(inputs)
+def _mode() -> dict[str, Any]:
+    """Let other threads, which read ahead, lay out page-locked memory during a recording.
 
-    def run(*tensors: Tensor) -> Any:
-        parameters = dict(zip(trained, tensors[count:], strict=True))
-        return functional_call(model, parameters, tensors[:count])
+    PyTorch before 2.14 has no option for it.
+    """
+    known = inspect.signature(torch.cuda.make_graphed_callables).parameters
+    return {"capture_error_mode": "thread_local"} if "capture_error_mode" in known else {}
 
-    samples = [value.detach().clone() for value in inputs]
-    # Aliases: the parameters' own places in the autograd graph may be known to DDP, whose stream is
-    # not the one that is recorded. Their memory is the same, so that nothing is copied in a replay.
-    aliases = [parameter.detach().requires_grad_() for parameter in trained.values()]
-    # Trial runs draw random numbers and count in batch statistics, as if they were steps.
-    before = [buffer.clone() for buffer in model.buffers()]
-    with torch.random.fork_rng(devices=[inputs[0].device]):
-        graphed = torch.cuda.make_graphed_callables(run, (*samples, *aliases))
-    for buffer, value in zip(model.buffers(), before, strict=True):
-        buffer.copy_(value)
-    return lambda *inputs: graphed(*inputs, *trained.values())
+
+def _kind(value: Any) -> Any:
+    """What of an input stays the same in all steps."""
+    if isinstance(value, Tensor):
+        return tuple(value.shape), value.dtype
+    return type(value).__name__
+
+
+def _unfit(expected: str) -> ValueError:
+    return ValueError(f"Recipe key 'graphed': expected {expected}. Set it to false")

@@ -13,7 +13,7 @@ from fastvim.training.averages import MovingAverage
 from fastvim.training.optimizer import ScheduledOptimizer
 from fastvim.training.plan import StepPlan
 from fastvim.training.reading import Batch
-from fastvim.training.recorded import record_at_first_call
+from fastvim.training.recorded import RecordedPasses
 
 Loss = Callable[[nn.Module, Batch], tuple[Tensor, Mapping[str, Tensor | float]]]
 Validate = Callable[[nn.Module], Mapping[str, float]]
@@ -40,20 +40,18 @@ class Stepper:
         self._model, self._rates = model, optimizer
         self._loss, self._on_batch = loss, on_batch
         self._prepared, self._optimizer = accelerator.prepare(model, optimizer.torch)
-        graphed = plan.recipe.graphed and accelerator.device.type == "cuda"
-        if graphed:
-            record_at_first_call(model)
-        # A gradient that is not there yet becomes the graph's own memory, which the next part's
-        # replay would overwrite.
-        self._keeps_gradients = graphed and plan.recipe.accumulation > 1
-        if self._keeps_gradients:
-            for parameter in optimizer.parameters:
-                parameter.grad = torch.zeros_like(parameter)
         decay = plan.recipe.ema_decay
         # Weights are the same in all processes, so one of them averages. Preparing moves the model.
         self._average: MovingAverage | None = None
         if decay is not None and accelerator.is_main_process:
             self._average = MovingAverage(model, decay)
+        self._recorded: RecordedPasses | None = None
+        if plan.recipe.graphed and accelerator.device.type == "cuda":
+            # Where there is no gradient yet, the graph's own memory would become it, which the next
+            # replay overwrites.
+            for parameter in optimizer.parameters:
+                parameter.grad = torch.zeros_like(parameter)
+            self._recorded = RecordedPasses(model)
 
     def take(self, step: int, batches: Iterator[Batch]) -> dict[str, float]:
         """Take step `step` (0-based) on the next parts from `batches`.
@@ -64,7 +62,7 @@ class Stepper:
         """
         recipe, accelerator = self.plan.recipe, self.accelerator
         self._prepared.train()
-        self._optimizer.zero_grad(set_to_none=not self._keeps_gradients)
+        self._optimizer.zero_grad(set_to_none=self._recorded is None)
         parts = [self._accumulate(step, part, next(batches)) for part in range(recipe.accumulation)]
         means = torch.stack([torch.stack(list(part.values())) for part in parts]).mean(0)
         values = dict(zip(parts[0], accelerator.reduce(means, "mean").tolist(), strict=True))
@@ -106,12 +104,19 @@ class Stepper:
         if self._average is not None:
             self._average.load_state_dict(state["ema"])
         self._model.load_state_dict(state["model"])
+        saved = state["optimizer"]["param_groups"]
+        for group, present in zip(saved, self._optimizer.param_groups, strict=False):
+            group["fused"] = present["fused"]  # which the machine decides, not the run
         self._optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
     def release(self) -> None:
-        """Give the model its own forward back."""
+        """Give the model its own forward back, and free the gradients."""
+        if self._recorded is not None:
+            self._recorded.close()
+        for parameter in self._rates.parameters:
+            parameter.grad = None
         self.accelerator.unwrap_model(self._prepared, keep_fp32_wrapper=False)
         # Unwrapping leaves a bound method on the instance, which a copy of the model would share.
         vars(self._model).pop("forward", None)

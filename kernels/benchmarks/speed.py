@@ -2,9 +2,10 @@
 
     python kernels/benchmarks/speed.py --output speed --parts inference training channels
 
-writes speed.csv, speed.md and speed.png. Everything computes in bf16. FastVim's inference runs as
-a CUDA graph, ViT's eager and compiled, with graphs too; training steps of both run eager, with
-recorded passes as the training engine can, and compiled. The fastest counts. The floor is that of
+writes speed.csv, speed.md and speed.png. Everything computes in bf16. FastVim's and Vim's inference
+is recorded as a CUDA graph; ViT's runs eager and compiled. Training steps of FastVim and ViT run
+eager, with recorded passes as the training engine can, and compiled. Compiled means with CUDA
+graphs, and of several ways the fastest stands in table and picture. The floor is that of
 `../shared/kernels.md`: bytes and multiply-adds of a block with nothing stored twice, at the rates
 of a copy and a matrix product that are measured first.
 """
@@ -25,7 +26,7 @@ from torch import nn
 
 import fastvim
 from fastvim.graphed import Graphed
-from fastvim.training.recorded import record_at_first_call
+from fastvim.training.recorded import RecordedPasses
 
 BATCHES = {224: 128, 512: 64, 1024: 16, 2048: 8}
 WIDTHS = {"tiny": 192, "small": 384, "base": 768}
@@ -128,7 +129,7 @@ def training(model: nn.Module, images: torch.Tensor, how: str) -> tuple[float, f
     autocast = torch.autocast("cuda", torch.bfloat16)
     if how == "graph":  # as the training engine records them, autocast inside
         model.forward = autocast(model.forward)
-        record_at_first_call(model)
+        RecordedPasses(model)
         autocast = nullcontext()
     run = torch.compile(model, mode="reduce-overhead") if how == "compiled" else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)

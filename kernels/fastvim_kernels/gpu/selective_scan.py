@@ -78,6 +78,13 @@ def backward(
     if not dy[0].is_contiguous():  # the directions may share one gradient
         dy = dy.contiguous()
     B, C = (_unit_stride(v) for v in (B, C))
+    # the kernel counts what lies within a sequence in 32 bits
+    B, C = (v if v.stride(2) * steps < 2**31 else v.contiguous() for v in (B, C))
+    if steps * channels >= 2**31:
+        raise ValueError(
+            f"selective_scan: the backward pass takes sequences of fewer than 2**31 elements, but "
+            f"got {steps} steps of {channels} channels; set FASTVIM_BACKEND=torch"
+        )
     chunk = _chunk_steps(u, A_log)
     width = BACKWARD_GROUPS * BACKWARD_LANES
     blocks = triton.cdiv(channels, width)

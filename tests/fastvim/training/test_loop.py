@@ -10,6 +10,9 @@ import torch
 from torch import nn
 
 from fastvim.training import Recipe, averaged_weights, fit
+from fastvim.training.plan import StepPlan
+from fastvim.training.processes import start_accelerator
+from fastvim.training.step import Stepper
 
 RECIPE = Recipe(epochs=3, warmup_epochs=1, batch_size=8, base_lr=1.0, checkpoint_every_steps=4)
 
@@ -416,3 +419,20 @@ def test_processes_that_do_not_work_together_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RuntimeError, match="expected 2 processes that work together"):
         trained(tmp_path)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_how_the_optimizer_computes_is_not_restored(optimizer):
+    """A checkpoint of a GPU, where AdamW is one kernel, goes on where it is not, and back."""
+    recipe = dataclasses.replace(RECIPE, optimizer=optimizer)
+    plan, accelerator = StepPlan(recipe, 44, 1, 0), start_accelerator("no")
+    stepper = Stepper(classifier(), plan, accelerator, loss=cross_entropy, on_batch=None)
+    try:
+        before, other = stepper.state(), stepper.state()
+        for group in other["optimizer"]["param_groups"]:
+            group["fused"] = not group["fused"]
+        stepper.restore(other)
+        groups = stepper.state()["optimizer"]["param_groups"]
+        assert groups == before["optimizer"]["param_groups"]
+    finally:
+        stepper.release()

@@ -2,6 +2,7 @@
 
 import copy
 import csv
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import fastvim
 from fastvim.training import Recipe, fit
-from fastvim.training.recorded import record_at_first_call
+from fastvim.training.recorded import RecordedPasses
 
 on_a_card = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -99,7 +100,7 @@ def test_gradients_are_those_of_ddp(tmp_path):
     dist.init_process_group("nccl", store=store, rank=0, world_size=1)
     try:
         parallel = [DistributedDataParallel(model) for model in (plain, recorded)]
-        record_at_first_call(recorded)
+        RecordedPasses(recorded)
         for _ in range(3):
             pixels = torch.randn(8, 3, 32, 32).cuda()
             for model in parallel:
@@ -111,8 +112,71 @@ def test_gradients_are_those_of_ddp(tmp_path):
         dist.destroy_process_group()
 
 
-def test_refuses_a_model_of_other_inputs():
-    model = torch.nn.Bilinear(2, 2, 2)
-    record_at_first_call(model)
-    with pytest.raises(ValueError, match=r"'graphed': expected .* got \['Tensor', 'float'\]"):
-        model(torch.ones(1, 2), 0.75)
+class Sum(torch.nn.Module):
+    """Of two parameters, whose gradients are one tensor, times the input."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+
+    def forward(self, x, scale=1.0):
+        return {"sum": x * (self.one + self.other) * scale}
+
+
+@pytest.fixture
+def without_graphs(monkeypatch):
+    """Run what would be recorded every time, as there is no card."""
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", lambda run, samples: run)
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: nullcontext())
+
+
+def test_gives_the_model_its_forward_back(without_graphs):
+    model = Sum()
+    recorded = RecordedPasses(model)
+    model(torch.ones(3, 2))["sum"].sum().backward()
+    assert model.one.grad.tolist() == [3, 3]
+    assert model.eval()(torch.ones(1, 2), scale=2.0)["sum"].tolist() == [[4, 4]]
+    recorded.close()
+    assert "forward" not in vars(model)
+
+
+def test_gives_a_wrapped_model_its_wrapper_back(without_graphs):
+    model = Sum()
+    model.forward = wrapper = torch.autocast("cpu", torch.bfloat16)(model.forward)
+    recorded = RecordedPasses(model)
+    model(torch.ones(3, 2))
+    recorded.close()
+    assert model.forward is wrapper
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model: model(torch.ones(1, 2), 0.5), "called with tensors alone, by position"),
+        (lambda model: model(torch.ones(1, 2), scale=0.5), "called with tensors alone"),
+        (
+            lambda model: model(torch.ones(1, 2)),
+            r"the inputs of the first step .*\(3, 2\).*\(1, 2\)",
+        ),
+        (lambda model: [model(torch.ones(3, 2)) for _ in range(2)], "before each backward pass"),
+    ],
+)
+def test_refuses_what_a_replay_would_get_wrong(without_graphs, call, message):
+    model = Sum()
+    RecordedPasses(model)
+    model(torch.ones(3, 2))["sum"].sum().backward()
+    with pytest.raises(ValueError, match=f"'graphed': expected .*{message}.*Set it to false"):
+        call(model)
+
+
+def test_says_that_a_model_cannot_be_recorded(without_graphs, monkeypatch):
+    def fail(run, samples):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", fail)
+    model = Sum()
+    RecordedPasses(model)
+    with pytest.raises(
+        RuntimeError, match=r"'graphed': Sum cannot be recorded: .* Set it to false"
+    ):
+        model(torch.ones(3, 2))
