@@ -87,6 +87,8 @@ def measure(experiment: "Experiment", steps: int) -> Speed:
         model, StepPlan(recipe, images, 1, 0), accelerator, loss=loss, on_batch=on_batch
     )
     batches = repeat(_made_up(experiment, images, pin=on_gpu))
+    if stepper.records:
+        stepper.record(next(batches))
     started = 0.0
     for step in range(WARM_UP_STEPS + steps):
         if step == WARM_UP_STEPS:

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,10 @@ def _train(
 ) -> None:
     plan, accelerator = stepper.plan, stepper.accelerator
     recipe, main = plan.recipe, accelerator.is_main_process
+    if stepper.records:
+        first = read_ahead(dataset, islice(plan.items(first_step), 1), workers=1, pin=False)
+        with closing(first):
+            stepper.record(next(first))
     with ExitStack() as stack:
         batches = read_ahead(
             dataset,

@@ -1,6 +1,5 @@
 """A model's training passes as CUDA graphs, so that a GPU does not wait for launches."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -14,9 +13,12 @@ class RecordedPasses:
     """Takes `model.forward` over: the first call in training records, later ones replay.
 
     Forward and backward pass are recorded, and outputs are copies of what the graph writes. Outside
-    of training the model runs plainly. Until `close` the model stays on its device, its parameters
-    stay where they are in memory, and a forward pass that is differentiated is so before the next:
-    a graph has one place for what its backward pass needs.
+    of training the model runs plainly. Recording runs the model a few times, which draws random
+    numbers and counts in batch statistics, and no other thread may pin memory meanwhile.
+
+    Until `close` the model stays on its device and its parameters stay where they are in memory,
+    and a forward pass that is differentiated is so before the next: a graph has one place for what
+    its backward pass needs.
 
     Calls raise ValueError for inputs that are no tensors or of other shapes than the first, and for
     a second call before the backward pass; RuntimeError where the model cannot be recorded, because
@@ -78,11 +80,9 @@ class RecordedPasses:
         # Aliases: the parameters' own places in the autograd graph may be known to DDP, whose
         # stream is not the one that is recorded. Their memory is the same: a replay copies nothing.
         aliases = [parameter.detach().requires_grad_() for parameter in trained.values()]
-        # Trial runs draw random numbers and count in batch statistics, as if they were steps.
-        before = [buffer.clone() for buffer in model.buffers()]
         try:
-            with torch.random.fork_rng(devices=[inputs[0].device]):
-                graphed = torch.cuda.make_graphed_callables(run, (*samples, *aliases), **_mode())
+            with torch.enable_grad():
+                graphed = torch.cuda.make_graphed_callables(run, (*samples, *aliases))
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -90,18 +90,7 @@ class RecordedPasses:
                 f"Recipe key 'graphed': {type(model).__name__} cannot be recorded: {error}. "
                 "Set it to false"
             ) from error
-        for buffer, value in zip(model.buffers(), before, strict=True):
-            buffer.copy_(value)
         return lambda *inputs: graphed(*inputs, *trained.values())
-
-
-def _mode() -> dict[str, Any]:
-    """Let other threads, which read ahead, lay out page-locked memory during a recording.
-
-    PyTorch before 2.14 has no option for it.
-    """
-    known = inspect.signature(torch.cuda.make_graphed_callables).parameters
-    return {"capture_error_mode": "thread_local"} if "capture_error_mode" in known else {}
 
 
 def _kind(value: Any) -> Any:

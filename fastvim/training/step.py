@@ -46,12 +46,29 @@ class Stepper:
         if decay is not None and accelerator.is_main_process:
             self._average = MovingAverage(model, decay)
         self._recorded: RecordedPasses | None = None
-        if plan.recipe.graphed and accelerator.device.type == "cuda":
+        if plan.recipe.graphed and _has_graphs(accelerator.device):
             # Where there is no gradient yet, the graph's own memory would become it, which the next
             # replay overwrites.
             for parameter in optimizer.parameters:
                 parameter.grad = torch.zeros_like(parameter)
             self._recorded = RecordedPasses(model)
+
+    @property
+    def records(self) -> bool:
+        """Whether `record` is to be called before the first step."""
+        return self._recorded is not None
+
+    def record(self, batch: Batch) -> None:
+        """Record the model's passes for parts like `batch`; takes no step and changes nothing else.
+
+        No batches may be read ahead meanwhile, as pinning their memory breaks a recording.
+        """
+        self._prepared.train()
+        before = [buffer.clone() for buffer in self._model.buffers()]
+        with torch.no_grad():
+            self._loss(self._model, self._prepare(batch, seed=0))
+        for buffer, value in zip(self._model.buffers(), before, strict=True):
+            buffer.copy_(value)
 
     def take(self, step: int, batches: Iterator[Batch]) -> dict[str, float]:
         """Take step `step` (0-based) on the next parts from `batches`.
@@ -126,19 +143,24 @@ class Stepper:
         accelerator, parts = self.accelerator, self.plan.recipe.accumulation
         model_seed, augmentation_seed, _ = self.plan.seeds(step, part)
         set_seed(model_seed)
-        device = accelerator.device
-        batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-        if self._on_batch is not None:
-            batch = self._on_batch(batch, torch.Generator().manual_seed(augmentation_seed))
+        batch = self._prepare(batch, augmentation_seed)
         # Processes exchange gradients once a step, with the last part.
         synchronised = part == parts - 1
         with nullcontext() if synchronised else accelerator.no_sync(self._prepared):
             loss, metrics = self._loss(self._prepared, batch)
             accelerator.backward(loss / parts)
         return {
-            name: torch.as_tensor(value, dtype=torch.float32, device=device).detach()
+            name: torch.as_tensor(value, dtype=torch.float32, device=accelerator.device).detach()
             for name, value in {"loss": loss, **metrics}.items()
         }
+
+    def _prepare(self, batch: Batch, seed: int) -> Batch:
+        """Put a batch on the device and augment it there."""
+        device = self.accelerator.device
+        batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+        if self._on_batch is None:
+            return batch
+        return self._on_batch(batch, torch.Generator().manual_seed(seed))
 
     def _clip(self) -> float:
         self.accelerator.unscale_gradients(self._optimizer)
@@ -160,3 +182,7 @@ class Stepper:
                     "kept. Lower base_lr, set clip_grad_norm, or use precision 'no' or 'bf16', "
                     "and look at the curves before this step"
                 )
+
+
+def _has_graphs(device: torch.device) -> bool:
+    return device.type == "cuda"

@@ -2,7 +2,6 @@
 
 import copy
 import csv
-from contextlib import nullcontext
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 import fastvim
-from fastvim.training import Recipe, fit
+from fastvim.training import Recipe, fit, step
 from fastvim.training.recorded import RecordedPasses
 
 on_a_card = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -47,15 +46,13 @@ def train(directory, *, graphed, dataset=None, **recipe):
     options = {"steps": 12, "warmup_steps": 2, "batch_size": 16, "precision": "bf16"}
     numbers = Recipe(**{**options, "checkpoint_every_steps": 3, "num_workers": 1, **recipe})
     numbers = Recipe(**{**vars(numbers), "graphed": graphed})
-    validate = {"validate": lambda model: {"mean": float(model(images()).float().mean())}}
+    place = "cuda" if torch.cuda.is_available() else "cpu"
+    pixels = Images().images.to(place)
+    validate = {"validate": lambda model: {"mean": float(model(pixels).float().mean())}}
     fit(model, dataset or Images(), numbers, loss=cross_entropy, directory=directory, **validate)
     with (directory / "train.csv").open() as file:
         losses = [float(row["loss"]) for row in csv.DictReader(file)]
     return losses, model.state_dict()
-
-
-def images():
-    return Images().images.cuda()
 
 
 @on_a_card
@@ -86,7 +83,7 @@ def test_the_model_has_its_own_forward_afterwards(tmp_path):
     recipe = Recipe(steps=2, warmup_steps=0, batch_size=16, graphed=True)
     fit(model, Images(), recipe, loss=cross_entropy, directory=tmp_path)
     assert "forward" not in vars(model)
-    assert model(images()[:5]).shape == (5, 3)
+    assert model(Images().images[:5].cuda()).shape == (5, 3)
 
 
 @on_a_card
@@ -127,12 +124,27 @@ class Sum(torch.nn.Module):
 def without_graphs(monkeypatch):
     """Run what would be recorded every time, as there is no card."""
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", lambda run, samples: run)
-    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: nullcontext())
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"accumulation": 2, "ema_decay": 0.9, "clip_grad_norm": 0.1}], ids=["", "more"]
+)
+def test_the_engine_takes_the_same_steps(tmp_path, without_graphs, monkeypatch, more):
+    """All but the graphs themselves: what is recorded when, gradients, resuming, the end."""
+    monkeypatch.setattr(step, "_has_graphs", lambda device: True)
+    _, want = train(tmp_path / "plain", graphed=False, precision="no", **more)
+    with pytest.raises(OSError, match="unplugged"):
+        train(tmp_path / "run", graphed=True, precision="no", dataset=Images(broken_at=9), **more)
+    _, got = train(tmp_path / "run", graphed=True, precision="no", **more)
+    for name, weight in want.items():
+        torch.testing.assert_close(got[name], weight, msg=name)
 
 
 def test_gives_the_model_its_forward_back(without_graphs):
     model = Sum()
     recorded = RecordedPasses(model)
+    with torch.no_grad():
+        assert model(torch.ones(3, 2))["sum"].tolist() == [[2, 2]] * 3
     model(torch.ones(3, 2))["sum"].sum().backward()
     assert model.one.grad.tolist() == [3, 3]
     assert model.eval()(torch.ones(1, 2), scale=2.0)["sum"].tolist() == [[4, 4]]
