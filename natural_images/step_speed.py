@@ -170,9 +170,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             experiment = load_experiment(file, chosen.set)
             with blamed_on(file):
                 speed = measure(experiment, chosen.steps)
-        except (NaturalImagesError, RuntimeError) as error:
+        except (NaturalImagesError, RuntimeError) as error:  # memory runs out as the latter
             failed = True
-            print(f"{file}: {error}", file=sys.stderr)
+            told = isinstance(error, NaturalImagesError)
+            print(error if told else f"{file}: {error}", file=sys.stderr)
             continue
         recipe = experiment.recipe
         seen = recipe.epochs * IMAGES
