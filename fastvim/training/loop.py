@@ -123,6 +123,7 @@ def _train(
     plan, accelerator = stepper.plan, stepper.accelerator
     recipe, main = plan.recipe, accelerator.is_main_process
     if stepper.records:
+        # The first batch is read for this alone: nothing may be read ahead during a recording.
         first = read_ahead(dataset, islice(plan.items(first_step), 1), workers=1, pin=False)
         with closing(first):
             stepper.record(next(first))

@@ -58,10 +58,10 @@ class Recipe:
     accumulation
         Parts that each process splits its share of the batch into, to save memory.
     graphed
-        Whether a GPU records the model's forward and backward pass at the first step and replays
-        them later, so that it does not wait for the processor to launch them. For models that are
-        called once a step, with tensors of one shape, and decide nothing on the processor, as
-        channel sampling and gradient checkpointing do. CPUs ignore it.
+        Whether a GPU records the model's forward and backward pass before the first step and then
+        replays them, so that it does not wait for the processor to launch them. For models that are
+        called once before each backward pass, with tensors of one shape, and decide nothing on the
+        processor, as channel sampling and gradient checkpointing do. CPUs ignore it.
     num_workers
         Threads, or processes for datasets that ask for them, in which each process reads ahead.
     checkpoint_every_steps
