@@ -4,10 +4,11 @@ import pickle
 import traceback
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
-from functools import partial
+from functools import cached_property, partial
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Generator as RandomGenerator
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -109,12 +110,20 @@ def _raised(batches: Iterable[Batch | Exception]) -> Generator[Batch]:
 class _Items(Dataset[Batch | Exception]):
     """A dataset in DataLoader's terms: one (indices, seed) is one item.
 
+    Workers find it in shared memory. Through their pipes, which hold 64 KB, a million names would
+    pass when a worker has imported PyTorch, and the next would start only then.
+
     An exception is returned: raised, it would arrive with DataLoader's words and a traceback in
     place of its message.
     """
 
     def __init__(self, dataset: BatchDataset) -> None:
-        self._dataset = dataset
+        pickled = np.frombuffer(pickle.dumps(dataset), dtype=np.uint8)
+        self._pickled = torch.tensor(pickled).share_memory_()
+
+    @cached_property
+    def _dataset(self) -> BatchDataset:
+        return pickle.loads(self._pickled.numpy())
 
     def __getitem__(self, item: Item) -> Batch | Exception:
         try:

@@ -139,9 +139,9 @@ def train(
 
         return dying
 
-    def save_half(content, file, save=torch.save):
-        save(content, file)
-        if pass_by("half-written"):
+    def save_half(content, file, save=torch.save, **pickling_a_tensor):
+        save(content, file, **pickling_a_tensor)
+        if not pickling_a_tensor and pass_by("half-written"):
             file.truncate(file.tell() // 2)
             os.kill(os.getpid(), signal.SIGKILL)
 

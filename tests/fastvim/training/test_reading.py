@@ -5,6 +5,7 @@ import pickle
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
@@ -110,10 +111,17 @@ def test_a_worker_returns_the_error_itself():
     assert "get_batch" in sent.__notes__[0], "where it happened is told too"
 
 
-def test_an_error_that_cannot_be_sent_arrives_with_its_message():
-    class Torn(Noise):
-        def get_batch(self, indices, seed):
-            raise TwoPartError("shard-000039.tar", "is torn")
+class Torn(Noise):
+    def get_batch(self, indices, seed):
+        raise TwoPartError("shard-000039.tar", "is torn")
 
+
+def test_an_error_that_cannot_be_sent_arrives_with_its_message():
     sent = pickle.loads(pickle.dumps(_Items(Torn())[np.array([0]), 0]))
     assert str(sent) == "TwoPartError: shard-000039.tar: is torn"
+
+
+def test_what_passes_through_a_workers_pipe_is_small(here):
+    dataset = here.NoiseInProcesses()
+    dataset.names = np.arange(200_000)
+    assert len(ForkingPickler.dumps(_Items(dataset))) < 10_000, "the pipe holds 64 KB"
