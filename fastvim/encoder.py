@@ -3,14 +3,14 @@
 import math
 from collections.abc import Sequence
 from itertools import cycle, islice
-from typing import TypedDict
+from typing import TypedDict, cast
 
 import torch
 from fastvim_kernels import add_norm, norm_project
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fastvim.mixer import Mixer
+from fastvim.mixer import Directions, Mixer, join_directions
 from fastvim.traversal import KeptTokens, KeptWalk, Traversal
 
 EPS = 1e-5
@@ -59,18 +59,26 @@ class Block(nn.Module):
         self.drop_rate = drop_rate
 
     def forward(
-        self, hidden: Tensor, residual: Tensor | None, walk: KeptWalk | None = None
+        self,
+        hidden: Tensor,
+        residual: Tensor | None,
+        walk: KeptWalk | None = None,
+        both: Directions | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Tokens are (batch, *grid, dim), or (batch, token, dim) with the `walk` over them."""
+        """Tokens are (batch, *grid, dim), or (batch, token, dim) with the `walk` over them.
+
+        `both` are the mixer's of `join_directions`, where they are joined already.
+        """
         hidden = drop_path(hidden, self.drop_rate, training=self.training)
         in_proj = self.mixer.in_proj
         if walk is None:
             projected, residual = norm_project(
                 hidden, residual, *_parameters(self.norm), in_proj.weight, EPS
             )
-            return self.mixer(projected), residual
+            return self.mixer(projected, both=both), residual
         normed, residual = _normed_sum((hidden, residual), self.norm)
-        return walk.restore(self.mixer(in_proj(walk.arrange(normed)), walk)), residual
+        mixed = self.mixer(in_proj(walk.arrange(normed)), walk, both)
+        return walk.restore(mixed), residual
 
 
 class EncoderOptions(TypedDict, total=False):
@@ -159,17 +167,17 @@ class Encoder(nn.ModuleList):
         state: State = (tokens, positions)
         walks: dict[Traversal, KeptWalk] = {}
         states = []
-        for index in range(max(blocks) + 1):
-            block = self[index]
-            assert isinstance(block, Block)
+        run = cast(list[Block], list(islice(self, max(blocks) + 1)))
+        joined = join_directions([block.mixer for block in run])
+        for index, (block, both) in enumerate(zip(run, joined, strict=True)):
             traversal = block.mixer.traversal
             if kept is not None and traversal not in walks:
                 walks[traversal] = kept.along(traversal)
             walk = walks.get(traversal)
             if self.grad_checkpointing and torch.is_grad_enabled():
-                state = checkpoint(block, *state, walk, use_reentrant=False)
+                state = checkpoint(block, *state, walk, both, use_reentrant=False)
             else:
-                state = block(*state, walk)
+                state = block(*state, walk, both)
             if index in blocks:
                 states.append(state)
         return states

@@ -1,6 +1,7 @@
 """The FastVim mixer: convolve, pool, scan, expand, gate."""
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ TAPS = 4
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
 
 
-class _Directions(NamedTuple):
+class Directions(NamedTuple):
     """Parameters of both directions, (2, ...) each."""
 
     conv: Tensor
@@ -74,7 +75,7 @@ class Mixer(nn.Module):
         self.D_b = nn.Parameter(torch.ones(inner))
         self.out_proj = nn.Linear(inner, dim, bias=False)
         self.gamma = None if layer_scale is None else nn.Parameter(torch.full((dim,), layer_scale))
-        self._frozen: _Directions | None = None
+        self._frozen: Directions | None = None
         self.reset_parameters()
 
     @torch.no_grad()
@@ -90,15 +91,18 @@ class Mixer(nn.Module):
             step = exponent.exp().clamp(min=DT_FLOOR)
             proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # inverse of softplus
 
-    def forward(self, projected: Tensor, walk: KeptWalk | None = None) -> Tensor:
+    def forward(
+        self, projected: Tensor, walk: KeptWalk | None = None, both: Directions | None = None
+    ) -> Tensor:
         """Mix tokens that `in_proj` was applied to, which a block does.
 
         projected : (batch, *grid, 4 * dim), axes as the traversal names them; with `walk`, only
             those tokens of the grid, in its order, (batch, token, 4 * dim).
+        both : this mixer's of `join_directions`, where they are joined already.
 
         Returns (batch, *grid, dim), or (batch, token, dim).
         """
-        both = self._frozen or self._directions()
+        both = both or join_directions([self])[0]
         norm: tuple[Tensor | None, Tensor | None] = (None, None)
         if self.layernorm is not None:
             norm = self.layernorm.weight, self.layernorm.bias
@@ -122,7 +126,7 @@ class Mixer(nn.Module):
         self,
         projected: Tensor,
         walk: KeptWalk,
-        both: "_Directions",
+        both: Directions,
         norm: tuple[Tensor | None, Tensor | None],
     ) -> Tensor:
         """Mix tokens of which some are missing."""
@@ -141,25 +145,49 @@ class Mixer(nn.Module):
 
         What autocast and every call would do. Changes of the parameters have no effect afterwards.
         """
-        both = self._directions()
+        (both,) = join_directions([self])
         self._frozen = both._replace(x_proj=both.x_proj.to(dtype), dt_proj=both.dt_proj.to(dtype))
         self.in_proj.to(dtype)
         self.out_proj.to(dtype)
 
-    def _directions(self) -> "_Directions":
-        both = _Directions(
-            torch.stack([self.conv1d.weight, self.conv1d_b.weight]).squeeze(2),
-            torch.stack([self.conv1d.bias, self.conv1d_b.bias]),  # type: ignore[list-item]
-            torch.stack([self.D, self.D_b]),
-            torch.stack([self.x_proj.weight, self.x_proj_b.weight]),
-            torch.stack([self.dt_proj.weight, self.dt_proj_b.weight]),
-            torch.stack([self.dt_proj.bias, self.dt_proj_b.bias]),
-            torch.stack([self.A_log, self.A_b_log]),
-        )
-        return _aligned(both) if self.D.is_cuda else both
+
+def join_directions(mixers: Sequence[Mixer]) -> list[Directions]:
+    """Join the parameters of both directions of `mixers`, which are of one size.
+
+    Their projections are in the dtype that products are computed in. Mixers are joined together,
+    because each alone needs as many kernels as all of them, forward and backward, and a GPU takes a
+    step of a small model no faster than kernels can start.
+    """
+    frozen = [mixer._frozen for mixer in mixers if mixer._frozen is not None]
+    if frozen:
+        return frozen
+
+    def joined(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+        return torch.stack([v for pair in pairs for v in pair]).unflatten(0, (len(mixers), 2))
+
+    dtype = _dtype_of_products(mixers[0].D)
+    together = Directions(
+        joined((m.conv1d.weight, m.conv1d_b.weight) for m in mixers).squeeze(3),
+        joined((m.conv1d.bias, m.conv1d_b.bias) for m in mixers),  # type: ignore[misc]
+        joined((m.D, m.D_b) for m in mixers),
+        joined((m.x_proj.weight, m.x_proj_b.weight) for m in mixers).to(dtype),
+        joined((m.dt_proj.weight, m.dt_proj_b.weight) for m in mixers).to(dtype),
+        joined((m.dt_proj.bias, m.dt_proj_b.bias) for m in mixers),
+        joined((m.A_log, m.A_b_log) for m in mixers),
+    )
+    if mixers[0].D.is_cuda:
+        together = _aligned(together)
+    return [Directions(*of_one) for of_one in zip(*(v.unbind() for v in together), strict=True)]
 
 
-def _aligned(both: _Directions) -> _Directions:
+def _dtype_of_products(parameter: Tensor) -> torch.dtype:
+    device = parameter.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return parameter.dtype
+
+
+def _aligned(both: Directions) -> Directions:
     """Fill the rank of the step sizes up with zeros to a multiple of eight.
 
     Products in half precision whose rows are no multiples of 16 bytes are slow on tensor cores: at
@@ -169,6 +197,6 @@ def _aligned(both: _Directions) -> _Directions:
     gap = -rank % 8
     if not gap:
         return both
-    steps, maps = both.x_proj.split([rank, 2 * STATE], dim=1)
-    x_proj = torch.cat([F.pad(steps, (0, 0, 0, gap)), maps], dim=1)
+    steps, maps = both.x_proj.split([rank, 2 * STATE], dim=-2)
+    x_proj = torch.cat([F.pad(steps, (0, 0, 0, gap)), maps], dim=-2)
     return both._replace(x_proj=x_proj, dt_proj=F.pad(both.dt_proj, (0, gap)))

@@ -45,13 +45,16 @@ class Stepper:
         self._average: MovingAverage | None = None
         if decay is not None and accelerator.is_main_process:
             self._average = MovingAverage(model, decay)
+        self._ahead: Batch | None = None
         self._recorded: RecordedPasses | None = None
         if plan.recipe.graphed and _has_graphs(accelerator.device):
-            # Where there is no gradient yet, the graph's own memory would become it, which the next
-            # replay overwrites.
+            self._recorded = RecordedPasses(model)
+        # Where there is no gradient yet, a graph's own memory becomes it, which its next replay
+        # overwrites: parts add up elsewhere.
+        self._keeps_gradients = self._recorded is not None and plan.recipe.accumulation > 1
+        if self._keeps_gradients:
             for parameter in optimizer.parameters:
                 parameter.grad = torch.zeros_like(parameter)
-            self._recorded = RecordedPasses(model)
 
     @property
     def records(self) -> bool:
@@ -71,19 +74,28 @@ class Stepper:
             buffer.copy_(value)
 
     def take(self, step: int, batches: Iterator[Batch]) -> dict[str, float]:
-        """Take step `step` (0-based) on the next parts from `batches`.
+        """Take step `step` (0-based) on the next parts from `batches`, and prepare one part more.
+
+        Augmenting a batch can take the processor longer than the optimiser's kernels take the GPU,
+        so it is done while the GPU computes; steps are taken in order.
 
         Returns the loss and its metrics, averaged over parts and processes, and the step's
         learning rate, weight decay and gradient norm (before clipping). Raises FloatingPointError,
         in all processes and before the weights change, when loss or gradient is not finite.
         """
-        recipe, accelerator = self.plan.recipe, self.accelerator
         self._prepared.train()
-        self._optimizer.zero_grad(set_to_none=self._recorded is None)
-        parts = [self._accumulate(step, part, next(batches)) for part in range(recipe.accumulation)]
+        self._optimizer.zero_grad(set_to_none=not self._keeps_gradients)
+        parts = [
+            self._accumulate(step, part, self._batch(step, part, batches))
+            for part in range(self.plan.recipe.accumulation)
+        ]
         means = torch.stack([torch.stack(list(part.values())) for part in parts]).mean(0)
-        values = dict(zip(parts[0], accelerator.reduce(means, "mean").tolist(), strict=True))
-        values["grad_norm"] = self._clip()
+        means = self.accelerator.reduce(means, "mean")
+        numbers = _Arriving(torch.cat([means, self._clip().view(1)]))
+        following = next(batches, None)
+        if following is not None:
+            self._ahead = self._prepare(following, self.plan.seeds(step + 1, 0)[1])
+        values = dict(zip([*parts[0], "grad_norm"], numbers.wait(), strict=True))
         self._check_finite(step, values)
 
         values |= self._rates.schedule(step)
@@ -138,12 +150,17 @@ class Stepper:
         # Unwrapping leaves a bound method on the instance, which a copy of the model would share.
         vars(self._model).pop("forward", None)
 
+    def _batch(self, step: int, part: int, batches: Iterator[Batch]) -> Batch:
+        """The batch of a part, on the device and augmented."""
+        batch, self._ahead = self._ahead, None
+        if batch is not None:
+            return batch
+        return self._prepare(next(batches), self.plan.seeds(step, part)[1])
+
     def _accumulate(self, step: int, part: int, batch: Batch) -> dict[str, Tensor]:
         """Add the gradient of one part; returns its loss and metrics."""
         accelerator, parts = self.accelerator, self.plan.recipe.accumulation
-        model_seed, augmentation_seed, _ = self.plan.seeds(step, part)
-        set_seed(model_seed)
-        batch = self._prepare(batch, augmentation_seed)
+        set_seed(self.plan.seeds(step, part)[0])
         # Processes exchange gradients once a step, with the last part.
         synchronised = part == parts - 1
         with nullcontext() if synchronised else accelerator.no_sync(self._prepared):
@@ -162,14 +179,14 @@ class Stepper:
             return batch
         return self._on_batch(batch, torch.Generator().manual_seed(seed))
 
-    def _clip(self) -> float:
+    def _clip(self) -> Tensor:
         self.accelerator.unscale_gradients(self._optimizer)
         gradients = [p.grad for p in self._rates.parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         largest = self.plan.recipe.clip_grad_norm
         if largest is not None:
             torch.nn.utils.clip_grads_with_norm_(self._rates.parameters, largest, norm)
-        return norm.item()
+        return norm
 
     def _check_finite(self, step: int, values: Mapping[str, float]) -> None:
         # The loss scaler of fp16 meets infinite gradients by design, and skips such a step.
@@ -182,6 +199,21 @@ class Stepper:
                     "kept. Lower base_lr, set clip_grad_norm, or use precision 'no' or 'bf16', "
                     "and look at the curves before this step"
                 )
+
+
+class _Arriving:
+    """Numbers on their way from the device: what is launched after them is not waited for."""
+
+    def __init__(self, numbers: Tensor) -> None:
+        self._numbers = numbers.to("cpu", non_blocking=numbers.is_cuda)
+        self._copied = torch.cuda.Event() if numbers.is_cuda else None
+        if self._copied is not None:
+            self._copied.record()
+
+    def wait(self) -> list[float]:
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._numbers.tolist()
 
 
 def _has_graphs(device: torch.device) -> bool:

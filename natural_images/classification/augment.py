@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -156,11 +157,13 @@ def eval_transform(augment: Augment, size: int) -> Transform:
 
 def normalise(images: Tensor, augment: Augment) -> Tensor:
     """Scale `images` (…, 3, h, w) uint8 to float32 by the mean and standard deviation."""
-    mean, std = (
-        torch.tensor(value, device=images.device).view(3, 1, 1) * 255
-        for value in (augment.mean, augment.std)
-    )
+    mean, std = (_of_channels(value, images.device) for value in (augment.mean, augment.std))
     return (images.float() - mean) / std
+
+
+@cache  # Putting numbers on a GPU waits for all that it was given to do.
+def _of_channels(shares: tuple[float, float, float], device: torch.device) -> Tensor:
+    return torch.tensor(shares, device=device).view(3, 1, 1) * 255
 
 
 @contextmanager

@@ -8,7 +8,8 @@ pixels made from photographs that come with scikit-image and scikit-learn, or a 
 import argparse
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +18,9 @@ import torch
 from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
 
+from fastvim.training.reading import read_ahead
 from natural_images.classification.augment import (
     Augment,
     Transform,
@@ -72,32 +74,30 @@ def images_per_second(
 ) -> Iterator[tuple[str, float]]:
     """Yield the name of each transform, and its speed as soon as it is measured.
 
-    That of reading `batches` random batches in `workers` processes, start-up left out: every worker
-    has delivered batches of the transform before the clock starts. The processes, which take
-    seconds to start, are the same for all transforms. A progress bar is on standard error.
+    That of reading `batches` random batches in `workers` processes as training reads them. Start-up
+    is left out: every worker has delivered batches of the transform before the clock starts. The
+    processes, which take seconds to start, are the same for all transforms. A progress bar is on
+    standard error.
     """
     warm_up = 2 * workers
-    items: list[tuple[str, int]] = []
-    loader = DataLoader(
-        _Batches(source, transforms, batch_size),
-        # Read anew for each transform, whose batches are in the list then.
-        sampler=items,
-        batch_size=None,
-        num_workers=workers,
-        multiprocessing_context="spawn",
-        persistent_workers=True,
-    )
+    chosen = np.random.default_rng(0).integers(len(source), size=(warm_up + batches, batch_size))
+    items = [
+        (chosen[number] + transform * len(source), number)
+        for transform in range(len(transforms))
+        for number in range(warm_up + batches)
+    ]
+    images = _EachTransform(source, list(transforms.values()))
     count = "1 process" if workers == 1 else f"{workers} processes"
-    for name in transforms:
-        items[:] = [(name, number) for number in range(warm_up + batches)]
-        start = 0.0
-        with Progress(console=Console(stderr=True), transient=True) as progress:
-            read = progress.track(loader, total=len(items), description=f"{count}, {name}")
-            for number, _ in enumerate(read, start=1):
-                if number == warm_up:
-                    start = time.perf_counter()
-            spent = time.perf_counter() - start
-        yield name, batches * batch_size / spent
+    with closing(read_ahead(images, items, workers=workers, pin=False)) as read:
+        for name in transforms:
+            with Progress(console=Console(stderr=True), transient=True) as progress:
+                description = f"{count}, {name}"
+                for number in progress.track(range(warm_up + batches), description=description):
+                    if number == warm_up:
+                        start = time.perf_counter()
+                    next(read)
+                spent = time.perf_counter() - start
+            yield name, batches * batch_size / spent
 
 
 def processor_ms(source: ImageSource, transform: Transform, *, images: int) -> float:
@@ -157,27 +157,22 @@ def _row(*cells: str) -> None:
     print("| " + " | ".join(cells) + " |", flush=True)
 
 
-class _Batches(Dataset):
-    """Random batches by the name of their transform and a number.
+class _EachTransform:
+    """All images by the first transform, then all by the second, and so on; a `BatchDataset`."""
 
-    The number is the seed, as a step of training has one.
-    """
+    in_processes = True
 
-    def __init__(
-        self, source: ImageSource, transforms: Mapping[str, Transform], batch_size: int
-    ) -> None:
+    def __init__(self, source: ImageSource, transforms: Sequence[Transform]) -> None:
         everything = np.arange(len(source))
-        self._batch_size = batch_size
-        self._samples = {
-            name: ImageSamples(source, everything, transform)
-            for name, transform in transforms.items()
-        }
+        self._samples = [ImageSamples(source, everything, transform) for transform in transforms]
 
-    def __getitem__(self, item: tuple[str, int]) -> dict:
-        name, number = item
-        samples = self._samples[name]
-        chosen = np.random.default_rng(number).integers(len(samples), size=self._batch_size)
-        return samples.get_batch(chosen, seed=number)
+    def __len__(self) -> int:
+        return sum(map(len, self._samples))
+
+    def get_batch(self, indices: np.ndarray, seed: int) -> dict[str, Tensor]:
+        """Read a batch that is all of one transform."""
+        transform, indices = divmod(indices, len(self._samples[0]))
+        return self._samples[transform[0]].get_batch(indices, seed)
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

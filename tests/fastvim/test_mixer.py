@@ -2,7 +2,7 @@
 
 import torch
 
-from fastvim.mixer import Mixer, _aligned
+from fastvim.mixer import Mixer, _aligned, join_directions
 from fastvim.traversal import KeptTokens, image_cycle
 
 
@@ -34,12 +34,11 @@ def test_a_filled_up_rank_changes_nothing():
     projected = torch.randn(2, 3, 4, 192, dtype=torch.float64)
     own = [v for name, v in mixer.named_parameters() if not name.startswith("in_proj")]
 
-    def results():
-        out = mixer(projected)
+    def results(both):
+        out = mixer(projected, both=both)
         return [out, *torch.autograd.grad(out.square().sum(), own)]
 
-    plain = results()
-    filled = _aligned(mixer._directions())
+    (plain,) = join_directions([mixer])
+    filled = _aligned(join_directions([mixer])[0])
     assert (filled.x_proj.shape[1], filled.dt_proj.shape[2]) == (8 + 32, 8)
-    mixer._directions = lambda: _aligned(Mixer._directions(mixer))
-    torch.testing.assert_close(results(), plain)
+    torch.testing.assert_close(results(filled), results(plain))

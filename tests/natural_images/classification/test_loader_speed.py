@@ -13,6 +13,7 @@ from natural_images.classification.loader_speed import (
     processor_ms,
     write_jpegs,
 )
+from natural_images.classification.samples import ImageSamples
 
 TRANSFORMS = {"plain": eval_transform(Augment(), 32), "random": train_transform(Augment(), 32)}
 
@@ -24,48 +25,49 @@ def source(tmp_path):
 
 
 @pytest.fixture
-def loaders(monkeypatch):
-    """Loaders that read in this process, and what they have read."""
+def readings(monkeypatch):
+    """What is read of which data set, in this process."""
     made = []
 
-    class Loader:
-        def __init__(self, dataset, *, sampler, **options):
-            self.dataset, self.sampler, self.options, self.read = dataset, sampler, options, []
-            made.append(self)
+    def read_here(dataset, items, *, workers, pin):
+        read = []
+        made.append((dataset, read))
+        for item in items:
+            read.append((*item, dataset.get_batch(*item)))
+            yield read[-1]
 
-        def __iter__(self):
-            for item in self.sampler:
-                self.read.append(item)
-                yield self.dataset[item]
-
-    monkeypatch.setattr(module, "DataLoader", Loader)
+    monkeypatch.setattr(module, "read_ahead", read_here)
     return made
 
 
-def test_processes_stay_from_transform_to_transform(source, loaders, capsys):
+def test_one_reading_serves_all_transforms(source, readings, capsys):
     speeds = images_per_second(source, TRANSFORMS, workers=1, batch_size=2, batches=3)
     assert next(speeds)[0] == "plain"
-    (loader,) = loaders
-    assert loader.read == [("plain", number) for number in range(5)], "2 to warm up, then 3"
+    ((dataset, read),) = readings
+    assert dataset.in_processes
+    assert len(dataset) == 2 * len(source)
+    assert [seed for _, seed, _ in read] == [0, 1, 2, 3, 4], "2 to warm up, then 3"
     name, speed = next(speeds)
     assert (name, next(speeds, None)) == ("random", None)
     assert speed > 0
-    assert loader.read[5:] == [("random", number) for number in range(5)]
-    assert len(loaders) == 1
-    assert loader.options["persistent_workers"]
+    assert len(read) == 10
+    assert len(readings) == 1
     assert capsys.readouterr().out == "", "the table is the caller's to print"
 
 
-def test_batches_are_those_of_their_transform(source, loaders):
+def test_batches_are_those_of_their_transform(source, readings):
     list(images_per_second(source, TRANSFORMS, workers=1, batch_size=2, batches=1))
-    batches = [loaders[0].dataset[name, 7] for name in (*TRANSFORMS, *TRANSFORMS)]
-    assert torch.equal(batches[0]["classes"], batches[1]["classes"])
-    assert not torch.equal(batches[0]["images"], batches[1]["images"])
-    for first, again in zip(batches[:2], batches[2:], strict=True):
-        assert torch.equal(first["images"], again["images"])
+    ((_, read),) = readings
+    for (images, seed, plain), (again, same, changed) in zip(read[:3], read[3:], strict=True):
+        assert np.array_equal(images + len(source), again)
+        assert seed == same
+        for name, batch in (("plain", plain), ("random", changed)):
+            samples = ImageSamples(source, np.arange(len(source)), TRANSFORMS[name])
+            assert torch.equal(samples.get_batch(images, seed)["images"], batch["images"])
+        assert not torch.equal(plain["images"], changed["images"])
 
 
-def test_a_row_appears_when_it_is_measured(source, loaders, monkeypatch, capsys):
+def test_a_row_appears_when_it_is_measured(source, monkeypatch, capsys):
     def measured(source, transforms, *, workers, **_):
         for number, name in enumerate(transforms):
             yield name, 100.0 * workers + number
