@@ -69,7 +69,7 @@ class RecordedPasses:
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
 
         def run(*tensors: Tensor) -> Any:
-            parameters = dict(zip(trained, tensors[count:], strict=True))
+            parameters = dict(zip(trained, _Apart.apply(*tensors[count:]), strict=True))
             model.forward = self._plain
             try:
                 return functional_call(model, parameters, tensors[:count])
@@ -91,6 +91,31 @@ class RecordedPasses:
                 "Set it to false"
             ) from error
         return lambda *inputs: graphed(*inputs, *trained.values())
+
+
+class _Apart(torch.autograd.Function):
+    """Parameters, whose gradients lie apart in memory.
+
+    Those of the terms of a sum are one tensor. A plain backward pass copies it for all but one of
+    them; a replay hands out the recording's memory, in which clipping would scale it repeatedly.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *parameters: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        return tuple(parameter.view_as(parameter) for parameter in parameters)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        seen: set[int] = set()
+        apart = []
+        for gradient in gradients:
+            if gradient is not None and gradient.data_ptr() in seen:
+                gradient = gradient.clone()
+            if gradient is not None:
+                seen.add(gradient.data_ptr())
+            apart.append(gradient)
+        return tuple(apart)
 
 
 def _kind(value: Any) -> Any:

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import fastvim
 from fastvim.training import Recipe, fit, step
-from fastvim.training.recorded import RecordedPasses
+from fastvim.training.recorded import RecordedPasses, _Apart
 
 on_a_card = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -138,6 +138,17 @@ def test_the_engine_takes_the_same_steps(tmp_path, without_graphs, monkeypatch, 
     _, got = train(tmp_path / "run", graphed=True, precision="no", **more)
     for name, weight in want.items():
         torch.testing.assert_close(got[name], weight, msg=name)
+
+
+def test_gradients_lie_apart():
+    one, other, unused = (torch.ones(2, requires_grad=True) for _ in range(3))
+    first, second, _ = _Apart.apply(one, other, unused)
+    gradients = torch.autograd.grad(((first + second) ** 2).sum(), (one, other))
+    assert [gradient.tolist() for gradient in gradients] == [[4, 4]] * 2
+    assert gradients[0].data_ptr() != gradients[1].data_ptr()
+    first, second, _ = _Apart.apply(one, other, unused)
+    with pytest.raises(RuntimeError, match="not have been used"):
+        torch.autograd.grad((first + second).sum(), (one, other, unused))
 
 
 def test_gives_the_model_its_forward_back(without_graphs):
