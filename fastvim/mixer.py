@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from fastvim_kernels import conv_pool, expand_norm_gate, mix, selective_scan
+from fastvim_kernels.operation import product_dtype
 from torch import Tensor, nn
 
 from fastvim.traversal import KeptWalk, Traversal
@@ -165,7 +166,7 @@ def join_directions(mixers: Sequence[Mixer]) -> list[Directions]:
     def joined(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
         return torch.stack([v for pair in pairs for v in pair]).unflatten(0, (len(mixers), 2))
 
-    dtype = _dtype_of_products(mixers[0].D)
+    dtype = product_dtype(mixers[0].D)
     together = Directions(
         joined((m.conv1d.weight, m.conv1d_b.weight) for m in mixers).squeeze(3),
         joined((m.conv1d.bias, m.conv1d_b.bias) for m in mixers),  # type: ignore[misc]
@@ -178,13 +179,6 @@ def join_directions(mixers: Sequence[Mixer]) -> list[Directions]:
     if mixers[0].D.is_cuda:
         together = _aligned(together)
     return [Directions(*of_one) for of_one in zip(*(v.unbind() for v in together), strict=True)]
-
-
-def _dtype_of_products(parameter: Tensor) -> torch.dtype:
-    device = parameter.device.type
-    if torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return parameter.dtype
 
 
 def _aligned(both: Directions) -> Directions:
