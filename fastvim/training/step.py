@@ -92,9 +92,8 @@ class Stepper:
         means = torch.stack([torch.stack(list(part.values())) for part in parts]).mean(0)
         means = self.accelerator.reduce(means, "mean")
         numbers = _Arriving(torch.cat([means, self._clip().view(1)]))
-        following = next(batches, None)
-        if following is not None:
-            self._ahead = self._prepare(following, self.plan.seeds(step + 1, 0)[1])
+        if step + 1 < self.plan.steps:
+            self._ahead = self._prepare(next(batches), self.plan.seeds(step + 1, 0)[1])
         values = dict(zip([*parts[0], "grad_norm"], numbers.wait(), strict=True))
         self._check_finite(step, values)
 
