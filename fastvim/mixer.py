@@ -1,7 +1,7 @@
 """The FastVim mixer: convolve, pool, scan, expand, gate."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -146,10 +146,21 @@ class Mixer(nn.Module):
 
         What autocast and every call would do. Changes of the parameters have no effect afterwards.
         """
-        (both,) = join_directions([self])
-        self._frozen = both._replace(x_proj=both.x_proj.to(dtype), dt_proj=both.dt_proj.to(dtype))
+        (self._frozen,) = _join([self], dtype)
         self.in_proj.to(dtype)
         self.out_proj.to(dtype)
+
+    def _pairs(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Parameters of the one direction and of the other, in the order of `Directions`."""
+        return (
+            (self.conv1d.weight, self.conv1d_b.weight),
+            (self.conv1d.bias, self.conv1d_b.bias),  # type: ignore[return-value]
+            (self.D, self.D_b),
+            (self.x_proj.weight, self.x_proj_b.weight),
+            (self.dt_proj.weight, self.dt_proj_b.weight),
+            (self.dt_proj.bias, self.dt_proj_b.bias),
+            (self.A_log, self.A_b_log),
+        )
 
 
 def join_directions(mixers: Sequence[Mixer]) -> list[Directions]:
@@ -159,26 +170,33 @@ def join_directions(mixers: Sequence[Mixer]) -> list[Directions]:
     because each alone needs as many kernels as all of them, forward and backward, and a GPU takes a
     step of a small model no faster than kernels can start.
     """
-    frozen = [mixer._frozen for mixer in mixers if mixer._frozen is not None]
-    if frozen:
-        return frozen
+    own = [mixer for mixer in mixers if mixer._frozen is None]
+    joined = iter(_join(own, product_dtype(own[0].D)) if own else ())
+    return [mixer._frozen or next(joined) for mixer in mixers]
 
-    def joined(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-        return torch.stack([v for pair in pairs for v in pair]).unflatten(0, (len(mixers), 2))
 
-    dtype = product_dtype(mixers[0].D)
+def _join(mixers: Sequence[Mixer], dtype: torch.dtype) -> list[Directions]:
+    pairs = [mixer._pairs() for mixer in mixers]
     together = Directions(
-        joined((m.conv1d.weight, m.conv1d_b.weight) for m in mixers).squeeze(3),
-        joined((m.conv1d.bias, m.conv1d_b.bias) for m in mixers),  # type: ignore[misc]
-        joined((m.D, m.D_b) for m in mixers),
-        joined((m.x_proj.weight, m.x_proj_b.weight) for m in mixers).to(dtype),
-        joined((m.dt_proj.weight, m.dt_proj_b.weight) for m in mixers).to(dtype),
-        joined((m.dt_proj.bias, m.dt_proj_b.bias) for m in mixers),
-        joined((m.A_log, m.A_b_log) for m in mixers),
+        *(
+            torch.stack([v for pair in of_all for v in pair]).unflatten(0, (len(mixers), 2))
+            for of_all in zip(*pairs, strict=True)
+        )
     )
-    if mixers[0].D.is_cuda:
+    together = together._replace(
+        conv=together.conv.squeeze(3),
+        x_proj=together.x_proj.to(dtype),
+        dt_proj=together.dt_proj.to(dtype),
+    )
+    if together.skip.is_cuda:
         together = _aligned(together)
-    return [Directions(*of_one) for of_one in zip(*(v.unbind() for v in together), strict=True)]
+    parts = zip(*(v.unbind() for v in together), strict=True)
+    return [Directions(*map(_cut, *own)) for own in zip(parts, pairs, strict=True)]
+
+
+def _cut(joined: Tensor, pair: tuple[Tensor, Tensor]) -> Tensor:
+    """Without gradients where the two do not ask for any, though others in the stack do."""
+    return joined if any(v.requires_grad for v in pair) else joined.detach()
 
 
 def _aligned(both: Directions) -> Directions:

@@ -24,7 +24,8 @@ class BatchDataset(Protocol):
 
     `get_batch` runs in several threads at once. Where the class sets ``in_processes = True`` it
     runs in worker processes instead, which decode images on as many cores as there are workers:
-    such a dataset must be picklable and open its files when it first reads them.
+    such a dataset must be picklable, open its files when it first reads them, and fit into memory
+    once for each process.
     """
 
     def __len__(self) -> int: ...

@@ -96,8 +96,8 @@ class RecordedPasses:
 class _Apart(torch.autograd.Function):
     """Parameters, whose gradients lie apart in memory.
 
-    Those of the terms of a sum are one tensor. A plain backward pass copies it for all but one of
-    them; a replay hands out the recording's memory, in which clipping would scale it repeatedly.
+    Those of the terms of a sum are one tensor, or parts of it. A plain backward pass copies what
+    others hold, too; a replay hands out the recording's memory, which clipping would scale twice.
     """
 
     @staticmethod
@@ -107,15 +107,22 @@ class _Apart(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        seen: set[int] = set()
+        taken: list[tuple[int, int]] = []
         apart = []
         for gradient in gradients:
-            if gradient is not None and gradient.data_ptr() in seen:
-                gradient = gradient.clone()
             if gradient is not None:
-                seen.add(gradient.data_ptr())
+                begin, end = _extent(gradient)
+                if any(begin < other_end and other < end for other, other_end in taken):
+                    gradient = gradient.clone()
+                taken.append(_extent(gradient))
             apart.append(gradient)
         return tuple(apart)
+
+
+def _extent(tensor: Tensor) -> tuple[int, int]:
+    """Where a tensor begins and ends in memory."""
+    last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
 
 
 def _kind(value: Any) -> Any:

@@ -45,7 +45,7 @@ class Stepper:
         self._average: MovingAverage | None = None
         if decay is not None and accelerator.is_main_process:
             self._average = MovingAverage(model, decay)
-        self._ahead: Batch | None = None
+        self._ahead: Batch | Exception | None = None
         self._recorded: RecordedPasses | None = None
         if plan.recipe.graphed and _has_graphs(accelerator.device):
             self._recorded = RecordedPasses(model)
@@ -74,10 +74,10 @@ class Stepper:
             buffer.copy_(value)
 
     def take(self, step: int, batches: Iterator[Batch]) -> dict[str, float]:
-        """Take step `step` (0-based) on the next parts from `batches`, and prepare one part more.
+        """Take step `step` (0-based) on the next parts from `batches`.
 
-        Augmenting a batch can take the processor longer than the optimiser's kernels take the GPU,
-        so it is done while the GPU computes; steps are taken in order.
+        Steps are taken in order: unless it is the last one, the first part of the next is prepared,
+        too, while the GPU computes, and stays on the device until then.
 
         Returns the loss and its metrics, averaged over parts and processes, and the step's
         learning rate, weight decay and gradient norm (before clipping). Raises FloatingPointError,
@@ -93,7 +93,7 @@ class Stepper:
         means = self.accelerator.reduce(means, "mean")
         numbers = _Arriving(torch.cat([means, self._clip().view(1)]))
         if step + 1 < self.plan.steps:
-            self._ahead = self._prepare(next(batches), self.plan.seeds(step + 1, 0)[1])
+            self._prepare_ahead(step + 1, batches)
         values = dict(zip([*parts[0], "grad_norm"], numbers.wait(), strict=True))
         self._check_finite(step, values)
 
@@ -140,7 +140,8 @@ class Stepper:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
     def release(self) -> None:
-        """Give the model its own forward back, and free the gradients."""
+        """Give the model its own forward back, and free gradients and the part prepared ahead."""
+        self._ahead = None
         if self._recorded is not None:
             self._recorded.close()
         for parameter in self._rates.parameters:
@@ -151,10 +152,19 @@ class Stepper:
 
     def _batch(self, step: int, part: int, batches: Iterator[Batch]) -> Batch:
         """The batch of a part, on the device and augmented."""
-        batch, self._ahead = self._ahead, None
-        if batch is not None:
-            return batch
+        ahead, self._ahead = self._ahead, None
+        if isinstance(ahead, Exception):
+            raise ahead
+        if ahead is not None:
+            return ahead
         return self._prepare(next(batches), self.plan.seeds(step, part)[1])
+
+    def _prepare_ahead(self, step: int, batches: Iterator[Batch]) -> None:
+        """Prepare the first part of a step; an error is raised when that step is taken."""
+        try:
+            self._ahead = self._prepare(next(batches), self.plan.seeds(step, 0)[1])
+        except Exception as error:
+            self._ahead = error
 
     def _accumulate(self, step: int, part: int, batch: Batch) -> dict[str, Tensor]:
         """Add the gradient of one part; returns its loss and metrics."""

@@ -163,7 +163,7 @@ def normalise(images: Tensor, augment: Augment) -> Tensor:
 
 @cache  # Putting numbers on a GPU waits for all that it was given to do.
 def _of_channels(shares: tuple[float, float, float], device: torch.device) -> Tensor:
-    return torch.tensor(shares, device=device).view(3, 1, 1) * 255
+    return torch.tensor(shares, dtype=torch.float32, device=device).view(3, 1, 1) * 255
 
 
 @contextmanager

@@ -74,10 +74,10 @@ def images_per_second(
 ) -> Iterator[tuple[str, float]]:
     """Yield the name of each transform, and its speed as soon as it is measured.
 
-    That of reading `batches` random batches in `workers` processes as training reads them. Start-up
-    is left out: every worker has delivered batches of the transform before the clock starts. The
-    processes, which take seconds to start, are the same for all transforms. A progress bar is on
-    standard error.
+    That of reading `batches` random batches, at least one, in `workers` processes as training has
+    them. Start-up is left out: every worker has delivered batches of the transform before the clock
+    starts. The processes, which take seconds to start, are the same for all transforms. A progress
+    bar is on standard error.
     """
     warm_up = 2 * workers
     chosen = np.random.default_rng(0).integers(len(source), size=(warm_up + batches, batch_size))

@@ -1,7 +1,10 @@
 """The mixer by itself; the oracle and the golden cases test it inside models."""
 
+import copy
+
 import torch
 
+from fastvim.encoder import Encoder
 from fastvim.mixer import Mixer, _aligned, join_directions
 from fastvim.traversal import KeptTokens, image_cycle
 
@@ -42,3 +45,26 @@ def test_a_filled_up_rank_changes_nothing():
     filled = _aligned(join_directions([mixer])[0])
     assert (filled.x_proj.shape[1], filled.dt_proj.shape[2]) == (8 + 32, 8)
     torch.testing.assert_close(results(filled), results(plain))
+
+
+def test_blocks_below_trained_ones_stay_out_of_the_backward_pass():
+    torch.manual_seed(0)
+    encoder = Encoder(16, 3, image_cycle(rotate=True)).requires_grad_(False)
+    encoder[2].requires_grad_(True)
+    states = encoder.states(torch.randn(1, 2, 3, 16), [0, 1, 2])
+    assert [hidden.requires_grad for hidden, _ in states] == [False, False, True]
+    states[2][0].sum().backward()
+    assert encoder[2].mixer.A_log.grad is not None
+    assert encoder[1].mixer.A_log.grad is None
+
+
+def test_freezing_takes_the_present_parameters():
+    torch.manual_seed(0)
+    encoder = Encoder(16, 2, image_cycle(rotate=True)).requires_grad_(False)
+    tokens, norm = torch.randn(1, 2, 3, 16), torch.nn.RMSNorm(16)
+    encoder[0].mixer.freeze(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        encoder[0].mixer.freeze(torch.float32)
+    want = copy.deepcopy(encoder)
+    want[0].mixer._frozen = None
+    torch.testing.assert_close(encoder(tokens, norm), want(tokens, norm), rtol=0, atol=0)

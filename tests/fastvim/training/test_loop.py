@@ -296,6 +296,46 @@ def test_resume_reads_no_sample_twice(tmp_path):
     assert dataset.read == 15 - 8, "eight steps were done at the last checkpoint"
 
 
+def test_an_error_in_the_next_batch_costs_no_step(tmp_path):
+    class Unplugged(Points):
+        reads = 0
+
+        def get_batch(self, indices, seed):
+            self.reads += 1
+            if self.reads == 5:
+                raise OSError("unplugged")
+            return super().get_batch(indices, seed)
+
+    recipe = dataclasses.replace(RECIPE, num_workers=1)
+    with pytest.raises(OSError, match="unplugged"):
+        fit(classifier(), Unplugged(), recipe, loss=cross_entropy, directory=tmp_path)
+    assert len(table(tmp_path / "train.csv")) == 4
+    assert (tmp_path / "checkpoints" / "step-00000004.pt").exists()
+
+
+def test_parts_are_prepared_in_order_and_by_their_seeds(tmp_path):
+    drawn = []
+
+    def prepare(batch, generator):
+        drawn.append(float(torch.rand((), generator=generator)))
+        return batch
+
+    recipe = dataclasses.replace(RECIPE, accumulation=2)
+    fit(
+        classifier(),
+        Points(),
+        recipe,
+        loss=cross_entropy,
+        directory=tmp_path,
+        on_batch=prepare,
+    )
+    plan = StepPlan(recipe, 44, 1, 0)
+    seeds = [plan.seeds(step, part)[1] for step in range(15) for part in range(2)]
+    assert drawn == [
+        float(torch.rand((), generator=torch.Generator().manual_seed(seed))) for seed in seeds
+    ]
+
+
 def test_truncated_newest_checkpoint_still_ends_with_the_same_weights(tmp_path):
     with pytest.raises(StoppedError):
         fit(

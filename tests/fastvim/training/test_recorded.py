@@ -2,6 +2,7 @@
 
 import copy
 import csv
+from itertools import pairwise
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import fastvim
 from fastvim.training import Recipe, fit, step
-from fastvim.training.recorded import RecordedPasses, _Apart
+from fastvim.training.recorded import RecordedPasses, _Apart, _extent
 
 on_a_card = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -146,6 +147,11 @@ def test_gradients_lie_apart():
     gradients = torch.autograd.grad(((first + second) ** 2).sum(), (one, other))
     assert [gradient.tolist() for gradient in gradients] == [[4, 4]] * 2
     assert gradients[0].data_ptr() != gradients[1].data_ptr()
+    long = torch.ones(4, requires_grad=True)
+    whole, first, second = _Apart.apply(long, one, other)
+    joined = (whole + torch.cat([first, second])).square().sum()
+    ends = [_extent(v) for v in torch.autograd.grad(joined, (long, one, other))]
+    assert all(end <= begin for (_, end), (begin, _) in pairwise(sorted(ends)))
     first, second, _ = _Apart.apply(one, other, unused)
     with pytest.raises(RuntimeError, match="not have been used"):
         torch.autograd.grad((first + second).sum(), (one, other, unused))
