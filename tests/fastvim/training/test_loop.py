@@ -321,14 +321,8 @@ def test_parts_are_prepared_in_order_and_by_their_seeds(tmp_path):
         return batch
 
     recipe = dataclasses.replace(RECIPE, accumulation=2)
-    fit(
-        classifier(),
-        Points(),
-        recipe,
-        loss=cross_entropy,
-        directory=tmp_path,
-        on_batch=prepare,
-    )
+    options = {"loss": cross_entropy, "directory": tmp_path, "on_batch": prepare}
+    fit(classifier(), Points(), recipe, **options)
     plan = StepPlan(recipe, 44, 1, 0)
     seeds = [plan.seeds(step, part)[1] for step in range(15) for part in range(2)]
     assert drawn == [
