@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.library import CustomOpDef, custom_op
 
-BACKENDS = ("auto", "triton", "torch")
+BACKENDS = ("auto", "triton", "torch", "inductor")
 
 _REFERENCES: dict[str, Callable[..., Any]] = {}
 
@@ -19,9 +19,10 @@ def use_triton(tensor: torch.Tensor) -> bool:
     """Whether Triton computes on this tensor, by the environment variable FASTVIM_BACKEND.
 
     "auto", the default, is Triton for CUDA tensors and PyTorch for others and for float64, which
-    the kernels do not compute in; "triton" and "torch" force one. Raises ValueError for another
-    value, and for "triton" with float64 or with a tensor that is not on a CUDA device, unless
-    Triton's interpreter is on (TRITON_INTERPRET=1).
+    the kernels do not compute in; "triton" and "torch" force one; "inductor" is "auto" with
+    inference on a CPU compiled by PyTorch's compiler. Raises ValueError for another value, and for
+    "triton" with float64 or with a tensor that is not on a CUDA device, unless Triton's interpreter
+    is on (TRITON_INTERPRET=1).
     """
     backend = os.environ.get("FASTVIM_BACKEND", "auto")
     if backend not in BACKENDS:
@@ -37,17 +38,26 @@ def use_triton(tensor: torch.Tensor) -> bool:
             "FASTVIM_BACKEND=triton: expected float32 or half precision, got float64; "
             "set FASTVIM_BACKEND=torch for it"
         )
-    return backend == "triton" or (backend == "auto" and tensor.is_cuda and narrow)
+    return backend == "triton" or (backend != "torch" and tensor.is_cuda and narrow)
+
+
+def use_inductor(tensor: torch.Tensor) -> bool:
+    """Whether PyTorch's compiler serves this tensor: on a CPU, if FASTVIM_BACKEND is "inductor"."""
+    return tensor.device.type == "cpu" and os.environ.get("FASTVIM_BACKEND") == "inductor"
 
 
 def implementation(name: str, tensor: torch.Tensor) -> Callable[..., Any]:
     """Return what computes an operation on this tensor, below autograd and the dispatcher.
 
     The reference in PyTorch or, where `use_triton` says so, `forward` of the module
-    `fastvim_kernels.gpu.<name>`; `backward` of `gpu.<stem>` if the name is `<stem>_backward`.
+    `fastvim_kernels.gpu.<name>`; `backward` of `gpu.<stem>` if the name is `<stem>_backward`. Where
+    `use_inductor` does, what the module `fastvim_kernels.inductor` has of that name.
     """
     if not use_triton(tensor):
-        return _REFERENCES[name]
+        found = _REFERENCES[name]
+        if use_inductor(tensor):
+            found = getattr(importlib.import_module("fastvim_kernels.inductor"), name, found)
+        return found
     stem = name.removesuffix("_backward")
     kernels = importlib.import_module(f"fastvim_kernels.gpu.{stem}")
     return getattr(kernels, "forward" if stem == name else "backward")

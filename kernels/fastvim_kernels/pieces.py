@@ -5,6 +5,11 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+# The C library of Linux maps blocks larger than any that was freed, up to 32 MB, and returns freed
+# memory beyond twice that size, so that every tensor of megabytes faults in its pages anew: 6,000
+# to 40,000 of them in a pass of FastVim-T at 512 px. One such block, never touched, ends this.
+torch.empty((32 << 20) - (1 << 16), dtype=torch.uint8, device="cpu")
+
 
 def wide(dtype: torch.dtype) -> torch.dtype:
     """Precision of the arithmetic on tokens of a dtype: float32, or float64 on float64 tokens."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from fastvim_kernels import add_norm, expand_norm_gate
-from fastvim_kernels.operation import use_triton
+from fastvim_kernels.operation import use_inductor, use_triton
 
 CUDA = torch.cuda.is_available()
 
@@ -29,6 +29,17 @@ def test_the_environment_decides(monkeypatch):
     monkeypatch.setenv("FASTVIM_BACKEND", "cuda")
     with pytest.raises(ValueError, match="FASTVIM_BACKEND"):
         use_triton(torch.empty(1))
+
+
+def test_the_compiler_serves_a_cpu_on_request(monkeypatch):
+    monkeypatch.delenv("FASTVIM_BACKEND", raising=False)
+    assert not use_inductor(torch.empty(1))
+    monkeypatch.setenv("FASTVIM_BACKEND", "inductor")
+    assert use_inductor(torch.empty(1))
+    assert not use_triton(torch.empty(1))
+    if CUDA:
+        assert use_triton(torch.empty(1, device="cuda"))
+        assert not use_inductor(torch.empty(1, device="cuda"))
 
 
 @pytest.mark.skipif(not CUDA, reason="needs a CUDA device")
