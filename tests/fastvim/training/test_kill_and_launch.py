@@ -34,7 +34,8 @@ RECIPES = {
     "sgd": replace(RECIPE, optimizer="sgd", decay="all", ema_decay=0.9),
 }
 STEPS = 30
-SHARED_ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+# on CPUs, which processes may share, whatever the machine has
+SHARED_ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 class Images:

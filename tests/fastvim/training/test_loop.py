@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from fastvim.training import Recipe, averaged_weights, fit
@@ -15,6 +16,15 @@ from fastvim.training.processes import start_accelerator
 from fastvim.training.step import Stepper
 
 RECIPE = Recipe(epochs=3, warmup_epochs=1, batch_size=8, base_lr=1.0, checkpoint_every_steps=4)
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch):
+    """Steps are repeated by hand on tensors that lie there, whatever the machine has."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(autouse=True)
@@ -449,6 +459,7 @@ def test_error_in_the_dataset_reaches_the_caller(tmp_path):
 
 
 def test_processes_that_do_not_work_together_are_refused(tmp_path, monkeypatch):
+    start_accelerator("no")
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RuntimeError, match="expected 2 processes that work together"):
