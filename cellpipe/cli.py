@@ -271,7 +271,8 @@ def embed(
 ) -> None:
     """Embed plates with a trained model, one AnnData file a plate.
 
-    On a GPU, where there is one, with matrix products in bfloat16; on a CPU in float32.
+    On a GPU, where there is one, with matrix products in bfloat16; on a CPU in float32, faster with
+    a C++ compiler and FASTVIM_BACKEND=inductor in the environment.
     """
     from cellpipe import embed as stage
 

@@ -2,8 +2,9 @@
 
 As operations of PyTorch, one after another, each such pass waits for memory and for the other
 cores. Here a mixer is three functions that are compiled for the first block of a model and called
-by all: few, as each call costs time, and small, as each takes seconds to compile. Written for the
-compiler: what it may not compute twice is a product, and what it may not test for is copied before.
+by all: few, as each call costs time, and small, as each takes seconds to compile. The compiler
+would compute u once more for a sum, so that means are products, and does not vectorise what tests
+for the ends of the tokens, so that these are copied between zeros first.
 """
 
 import math
@@ -37,11 +38,10 @@ def mix(
     out_proj: Tensor,
     order: Sequence[int],
     pool: Sequence[int],
-    method: str,
     pool_scale: float,
     eps: float,
 ) -> Tensor:
-    """Return what `fastvim_kernels.mix` does."""
+    """Return what `fastvim_kernels.mix` does with means."""
     batch, *sizes, channels = xz.shape
     grid, reach = [sizes[axis] for axis in order], conv.shape[-1] - 1
     count, channel = math.prod(grid), channels // 2
@@ -53,7 +53,7 @@ def mix(
         window,
         conv.mT.contiguous(),
         *(conv_bias, skip, x_proj, dt_proj, dt_bias, A_log),
-        *(grid, pool, method, pool_scale),
+        *(grid, pool, pool_scale),
     )
     steps = len(of_steps[0])
     if gap := -steps % CHUNK_STEPS:
@@ -80,7 +80,6 @@ def _until_scan(
     A_log: Tensor,
     grid: Sequence[int],
     pool: Sequence[int],
-    method: str,
     pool_scale: float,
 ) -> tuple[Tensor, ...]:
     """Weighted sum of the convolved tokens, rates, and u, step lengths, B and C, steps first.
@@ -96,7 +95,7 @@ def _until_scan(
         second = second + window[:, later : later + count] * conv[1, tap]
     both = [F.silu(u).unflatten(1, grid) for u in (first, second)]
     skipped = both[0] * skip[0] + both[1] * skip[1]
-    u = torch.stack([_pool(v, pool, method).flatten(1, -2) for v in both]).to(dtype) * pool_scale
+    u = torch.stack([_mean(v, pool).flatten(1, -2) for v in both]).to(dtype) * pool_scale
     maps = u.flatten(1, 2) @ x_proj.mT
     rank, state = dt_proj.shape[-1], A_log.shape[-1]
     dt, B, C = maps.split([rank, state, state], dim=-1)
@@ -106,18 +105,16 @@ def _until_scan(
     return skipped, A, u, F.softplus(dt + dt_bias.unsqueeze(1)), B, C
 
 
-def _pool(u: Tensor, pool: Sequence[int], method: str) -> Tensor:
-    """Pool (batch, *grid, channel) over axes of the grid."""
-    axes = [axis + 1 for axis in pool]
-    if not axes:
-        return u
-    if method == "max":
-        return u.amax(axes)
-    if axes == [u.ndim - 2]:
-        # a product, as the compiler would compute u once more for every mean
-        ones = u.new_full((1, u.shape[-2]), 1 / u.shape[-2])
-        return (ones @ u).squeeze(-2)
-    return u.mean(axes)
+def _mean(u: Tensor, pool: Sequence[int]) -> Tensor:
+    """Mean of (batch, *grid, channel) over axes of the grid.
+
+    One product an axis, from the last on.
+    """
+    for axis in sorted((axis + 1 for axis in pool), reverse=True):
+        size, kept = u.shape[axis], (*u.shape[:axis], *u.shape[axis + 1 :])
+        ones = u.new_full((1, size), 1 / size)
+        u = (ones @ u.flatten(0, axis - 1).flatten(2)).view(kept)
+    return u
 
 
 @torch.compile

@@ -93,11 +93,11 @@ def _forward(
 
     `maps` are dt before its second projection, B and C: (2, batch * step, rank + 2 * state).
     """
-    if not keep and use_inductor(xz):
+    if not keep and method == "mean" and use_inductor(xz):
         from fastvim_kernels import inductor  # importing PyTorch's compiler takes a second
 
         inputs = (xz, conv, conv_bias, skip, x_proj, dt_proj, dt_bias, A_log)
-        rest = (norm_weight, norm_bias, out_proj, order, pool, method, pool_scale, eps)
+        rest = (norm_weight, norm_bias, out_proj, order, pool, pool_scale, eps)
         a, b, c, d = (xz.new_empty(0) for _ in range(4))
         return inductor.mix(*inputs, *rest), a, b, c, d, xz.new_empty(0, dtype=wide(xz.dtype))
     x, z = _halves(xz, order)

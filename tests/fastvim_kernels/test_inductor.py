@@ -57,9 +57,10 @@ def arguments(grid, *, dim=8, norm=True, dtype=FP32, batch=2):
         ((18, 3), ((1, 0), (1,), "mean", 0.25), False, FP32),
         ((20, 2), ((0, 1), (1,), "max", 1.0), True, BF16),
         ((2, 2, 3), ((2, 0, 1), (0, 2), "mean", 1.0), True, FP32),
+        ((2, 4, 3), ((1, 0, 2), (1,), "mean", 1.0), True, BF16),
         ((33,), ((0,), (), "mean", 1.0), True, FP32),
     ],
-    ids=["rows", "columns", "maxima", "volume", "sequence"],
+    ids=["rows", "columns", "maxima", "volume", "channels", "sequence"],
 )
 def test_mixes_as_the_reference_does(compiled, grid, options, norm, dtype):
     inputs = arguments(grid, norm=norm, dtype=dtype)
