@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastvim_kernels.add_norm import _norm
+from fastvim_kernels.mix import _halves, _restore, _split
 from fastvim_kernels.pieces import wide
 from fastvim_kernels.selective_scan import _rates, _step_major
 
@@ -42,10 +43,9 @@ def mix(
     eps: float,
 ) -> Tensor:
     """Return what `fastvim_kernels.mix` does with means."""
-    batch, *sizes, channels = xz.shape
-    grid, reach = [sizes[axis] for axis in order], conv.shape[-1] - 1
-    count, channel = math.prod(grid), channels // 2
-    x = xz[..., :channel].permute(0, *(axis + 1 for axis in order), -1)
+    x, _ = _halves(xz, order)
+    batch, *grid, channel = x.shape
+    count, reach = math.prod(grid), conv.shape[-1] - 1
     window = conv.new_empty(batch, count + 2 * reach, channel)
     window[:, :reach] = window[:, reach + count :] = 0
     window[:, reach : reach + count].view(batch, *grid, channel).copy_(x)
@@ -96,11 +96,7 @@ def _until_scan(
     both = [F.silu(u).unflatten(1, grid) for u in (first, second)]
     skipped = both[0] * skip[0] + both[1] * skip[1]
     u = torch.stack([_mean(v, pool).flatten(1, -2) for v in both]).to(dtype) * pool_scale
-    maps = u.flatten(1, 2) @ x_proj.mT
-    rank, state = dt_proj.shape[-1], A_log.shape[-1]
-    dt, B, C = maps.split([rank, state, state], dim=-1)
-    dt, B, C = (v.unflatten(1, u.shape[1:3]) for v in (dt @ dt_proj.mT, B, C))
-    u, dt, B, C = _step_major(u, dt, B, C)
+    u, dt, B, C = _step_major(u, *_split(u.flatten(1, 2) @ x_proj.mT, dt_proj, u))
     A = _rates(A_log) * math.log2(math.e)
     return skipped, A, u, F.softplus(dt + dt_bias.unsqueeze(1)), B, C
 
@@ -145,8 +141,7 @@ def _from_scan(
     """Expand, add, normalise, gate and project; y is (step, 2, batch, channel)."""
     scanned = [1 if axis in pool else size for axis, size in enumerate(skipped.shape[1:-1])]
     half = (y[:, 0] + y[:, 1].flip(0)).transpose(0, 1) / 2
-    mixed = half.reshape(len(skipped), *scanned, -1) + skipped / 2
-    mixed = mixed.permute(0, *(order.index(axis) + 1 for axis in range(len(order))), -1)
+    mixed = _restore(half.reshape(len(skipped), *scanned, -1) + skipped / 2, order)
     if norm_weight is not None:
         mixed = F.layer_norm(mixed, norm_weight.shape, norm_weight, norm_bias, eps)
     gate = F.silu(xz[..., skipped.shape[-1] :].to(wide(xz.dtype)))
