@@ -271,8 +271,8 @@ def embed(
 ) -> None:
     """Embed plates with a trained model, one AnnData file a plate.
 
-    On a GPU, where there is one, with matrix products in bfloat16; on a CPU in float32, faster with
-    a C++ compiler and FASTVIM_BACKEND=inductor in the environment.
+    On a GPU, where there is one, with matrix products in bfloat16; on a CPU in float32, faster
+    where there is a C compiler.
     """
     from cellpipe import embed as stage
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastvim_kernels.conv_pool import remaining_axes
-from fastvim_kernels.operation import implementation, keeps_for_backward, operator, use_inductor
+from fastvim_kernels.operation import implementation, keeps_for_backward, operator
 from fastvim_kernels.pieces import wide
 from fastvim_kernels.selective_scan import empty_starts
 
@@ -93,13 +93,6 @@ def _forward(
 
     `maps` are dt before its second projection, B and C: (2, batch * step, rank + 2 * state).
     """
-    if not keep and method == "mean" and use_inductor(xz):
-        from fastvim_kernels import inductor  # importing PyTorch's compiler takes a second
-
-        inputs = (xz, conv, conv_bias, skip, x_proj, dt_proj, dt_bias, A_log)
-        rest = (norm_weight, norm_bias, out_proj, order, pool, pool_scale, eps)
-        a, b, c, d = (xz.new_empty(0) for _ in range(4))
-        return inductor.mix(*inputs, *rest), a, b, c, d, xz.new_empty(0, dtype=wide(xz.dtype))
     x, z = _halves(xz, order)
     pooled, skipped = implementation("conv_pool", x)(x, conv, conv_bias, skip, pool, method)
     if pool_scale != 1:

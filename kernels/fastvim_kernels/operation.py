@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch.library import CustomOpDef, custom_op
 
-BACKENDS = ("auto", "triton", "torch", "inductor")
+from fastvim_kernels.cpu.library import library
+
+BACKENDS = ("auto", "triton", "native", "torch")
 
 _REFERENCES: dict[str, Callable[..., Any]] = {}
 
@@ -18,15 +20,12 @@ _REFERENCES: dict[str, Callable[..., Any]] = {}
 def use_triton(tensor: torch.Tensor) -> bool:
     """Whether Triton computes on this tensor, by the environment variable FASTVIM_BACKEND.
 
-    "auto", the default, is Triton for CUDA tensors and PyTorch for others and for float64, which
-    the kernels do not compute in; "triton" and "torch" force one; "inductor" is "auto" with
-    inference on a CPU compiled by PyTorch's compiler. Raises ValueError for another value, and for
-    "triton" with float64 or with a tensor that is not on a CUDA device, unless Triton's interpreter
-    is on (TRITON_INTERPRET=1).
+    "auto", the default, is Triton for CUDA tensors but those in float64, which the kernels do not
+    compute in; "triton" and "torch" force one; for "native" see `use_native`.
+    Raises ValueError for another value, and for "triton" with float64 or with a tensor that is not
+    on a CUDA device, unless Triton's interpreter is on (TRITON_INTERPRET=1).
     """
-    backend = os.environ.get("FASTVIM_BACKEND", "auto")
-    if backend not in BACKENDS:
-        raise ValueError(f"FASTVIM_BACKEND: expected one of {BACKENDS}, got {backend!r}")
+    backend = _backend()
     if backend == "triton" and not tensor.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError(
             f"FASTVIM_BACKEND=triton: expected a tensor on a CUDA device, got {tensor.device}; "
@@ -41,26 +40,44 @@ def use_triton(tensor: torch.Tensor) -> bool:
     return backend == "triton" or (backend != "torch" and tensor.is_cuda and narrow)
 
 
-def use_inductor(tensor: torch.Tensor) -> bool:
-    """Whether PyTorch's compiler serves this tensor: on a CPU, if FASTVIM_BACKEND is "inductor"."""
-    return tensor.device.type == "cpu" and os.environ.get("FASTVIM_BACKEND") == "inductor"
+def use_native(tensor: torch.Tensor) -> bool:
+    """Whether C computes on this tensor: if it is float32, on a CPU, and there is a compiler.
+
+    Not if FASTVIM_BACKEND is "torch"; "native" is "auto" that raises RuntimeError where the C
+    files can't be built. The first call builds them, in a second.
+    """
+    backend = _backend()
+    serves = backend in ("auto", "native") and tensor.dtype == torch.float32
+    if not serves or tensor.device.type != "cpu":
+        return False
+    built = library() is not None
+    if backend == "native" and not built:
+        raise RuntimeError("FASTVIM_BACKEND=native: there is no library; a warning says why")
+    return built
 
 
 def implementation(name: str, tensor: torch.Tensor) -> Callable[..., Any]:
     """Return what computes an operation on this tensor, below autograd and the dispatcher.
 
-    The reference in PyTorch or, where `use_triton` says so, `forward` of the module
-    `fastvim_kernels.gpu.<name>`; `backward` of `gpu.<stem>` if the name is `<stem>_backward`. Where
-    `use_inductor` does, what the module `fastvim_kernels.inductor` has of that name.
+    Where `use_triton` says so, `forward` of the module `fastvim_kernels.gpu.<name>`, or `backward`
+    of `gpu.<stem>` if the name is `<stem>_backward`. Where `use_native` does, what
+    `fastvim_kernels.cpu.operations` has of that name. Otherwise the reference in PyTorch.
     """
-    if not use_triton(tensor):
-        found = _REFERENCES[name]
-        if use_inductor(tensor):
-            found = getattr(importlib.import_module("fastvim_kernels.inductor"), name, found)
-        return found
-    stem = name.removesuffix("_backward")
-    kernels = importlib.import_module(f"fastvim_kernels.gpu.{stem}")
-    return getattr(kernels, "forward" if stem == name else "backward")
+    if use_triton(tensor):
+        stem = name.removesuffix("_backward")
+        kernels = importlib.import_module(f"fastvim_kernels.gpu.{stem}")
+        return getattr(kernels, "forward" if stem == name else "backward")
+    if use_native(tensor):
+        functions = importlib.import_module("fastvim_kernels.cpu.operations")
+        return getattr(functions, name, _REFERENCES[name])
+    return _REFERENCES[name]
+
+
+def _backend() -> str:
+    backend = os.environ.get("FASTVIM_BACKEND", "auto")
+    if backend not in BACKENDS:
+        raise ValueError(f"FASTVIM_BACKEND: expected one of {BACKENDS}, got {backend!r}")
+    return backend
 
 
 def operator(name: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
@@ -90,7 +107,7 @@ def operator(name: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
 
 
 def reference(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register what `implementation` returns where Triton does not compute."""
+    """Register what `implementation` returns where neither Triton nor C computes."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         _REFERENCES[name] = function

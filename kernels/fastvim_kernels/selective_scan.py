@@ -170,7 +170,7 @@ def _direction_major(v: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.stack([v[:, 0].transpose(0, 1), v[:, 1].flip(0).transpose(0, 1)]).to(dtype)
 
 
-def _chunk_steps(u: Tensor, A_log: Tensor) -> Any:
+def chunk_steps(u: Tensor, A_log: Tensor) -> Any:
     """Steps in a chunk, from (2, batch, step, channel) tokens, whose shape may be symbolic."""
     if use_triton(u):
         return CARD_CHUNK_STEPS
@@ -179,7 +179,7 @@ def _chunk_steps(u: Tensor, A_log: Tensor) -> Any:
 
 
 def _chunks(u: Tensor, A_log: Tensor) -> list[slice]:
-    length, steps = u.shape[2], _chunk_steps(u, A_log)
+    length, steps = u.shape[2], chunk_steps(u, A_log)
     return [slice(start, min(start + steps, length)) for start in range(0, length, steps)]
 
 
@@ -189,7 +189,7 @@ def empty_starts(u: Tensor, A_log: Tensor, *, keep: bool) -> Tensor:
     The Triton kernels have the last two axes the other way round in this memory.
     """
     both, batch, length, channel = u.shape
-    steps = _chunk_steps(u, A_log)
+    steps = chunk_steps(u, A_log)
     count = (length + steps - 1) // steps - 1 if keep else 0
     return u.new_empty(count, both, batch, A_log.shape[-1], channel, dtype=wide(u.dtype))
 

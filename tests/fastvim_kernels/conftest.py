@@ -1,7 +1,8 @@
-"""Fixtures: unwritten memory that shows, operations as Triton kernels, a check of gradients."""
+"""Fixtures: unwritten memory that shows, operations on other backends, a check of gradients."""
 
 import pytest
 import torch
+from fastvim_kernels.cpu.library import library
 
 
 @pytest.fixture
@@ -18,6 +19,22 @@ def poisoned_memory(monkeypatch):
     monkeypatch.setattr(torch, "empty", poisoned(torch.empty))
     monkeypatch.setattr(torch, "empty_like", poisoned(torch.empty_like))
     monkeypatch.setattr(torch.Tensor, "new_empty", poisoned(torch.Tensor.new_empty))
+
+
+@pytest.fixture
+def native_backend(monkeypatch, poisoned_memory):
+    """Run the operations in C where they are in float32, on poisoned memory."""
+    if library() is None:
+        pytest.skip("needs a C compiler with OpenMP")
+    monkeypatch.setenv("FASTVIM_BACKEND", "native")
+
+
+@pytest.fixture(params=["torch", "native"])
+def cpu_backend(request, monkeypatch, poisoned_memory):
+    """Run the operations in PyTorch, and in C where they are in float32, on poisoned memory."""
+    if request.param == "native":
+        request.getfixturevalue("native_backend")
+    monkeypatch.setenv("FASTVIM_BACKEND", request.param)
 
 
 @pytest.fixture

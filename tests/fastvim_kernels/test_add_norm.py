@@ -6,7 +6,7 @@ from fastvim_kernels import add_norm
 
 EPS = 1e-5
 
-pytestmark = pytest.mark.usefixtures("poisoned_memory")
+pytestmark = pytest.mark.usefixtures("cpu_backend")
 
 
 def expected(hidden, residual, weight, bias):

@@ -10,7 +10,7 @@ from fastvim_kernels import conv_pool
 GRID = (3, 4, 2)
 POOLS = [(), (0,), (1,), (2,), (0, 1), (1, 2)]
 
-pytestmark = pytest.mark.usefixtures("poisoned_memory")
+pytestmark = pytest.mark.usefixtures("cpu_backend")
 
 
 def expected(x, weight, bias, skip, pool, method):

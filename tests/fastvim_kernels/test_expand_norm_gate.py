@@ -8,7 +8,7 @@ from fastvim_kernels import expand_norm_gate
 
 GRID = (3, 4, 2)
 
-pytestmark = pytest.mark.usefixtures("poisoned_memory")
+pytestmark = pytest.mark.usefixtures("cpu_backend")
 
 
 def expected(y, skipped, z, weight, bias, pool):

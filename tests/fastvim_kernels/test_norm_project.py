@@ -1,4 +1,4 @@
-"""Norm and projection as one operation against the two, in PyTorch and Triton."""
+"""Norm and projection as one operation against the two, on every backend."""
 
 import pytest
 import torch
@@ -10,9 +10,11 @@ FP32, BF16 = torch.float32, torch.bfloat16
 DIM, OUT = 40, 24
 
 
-@pytest.fixture(params=["torch", "triton"])
+@pytest.fixture(params=["torch", "triton"] + ["native"] * (DEVICE == "cpu"))
 def backend(request, monkeypatch, poisoned_memory):
     """Run on one backend, on poisoned memory."""
+    if request.param == "native":
+        request.getfixturevalue("native_backend")
     monkeypatch.setenv("FASTVIM_BACKEND", request.param)
     return request.param
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from fastvim_kernels import add_norm, expand_norm_gate
-from fastvim_kernels.operation import use_inductor, use_triton
+from fastvim_kernels import add_norm, expand_norm_gate, operation
+from fastvim_kernels.operation import use_native, use_triton
 
 CUDA = torch.cuda.is_available()
 
@@ -31,15 +31,22 @@ def test_the_environment_decides(monkeypatch):
         use_triton(torch.empty(1))
 
 
-def test_the_compiler_serves_a_cpu_on_request(monkeypatch):
-    monkeypatch.delenv("FASTVIM_BACKEND", raising=False)
-    assert not use_inductor(torch.empty(1))
-    monkeypatch.setenv("FASTVIM_BACKEND", "inductor")
-    assert use_inductor(torch.empty(1))
-    assert not use_triton(torch.empty(1))
-    if CUDA:
-        assert use_triton(torch.empty(1, device="cuda"))
-        assert not use_inductor(torch.empty(1, device="cuda"))
+def test_c_serves_float32_on_a_cpu(monkeypatch):
+    built = []
+    monkeypatch.setattr(operation, "library", lambda: built[0])
+    for there in (object(), None):
+        built[:] = [there]
+        monkeypatch.delenv("FASTVIM_BACKEND", raising=False)
+        assert use_native(torch.empty(1)) == (there is not None)
+        assert not use_native(torch.empty(1, dtype=torch.float64))
+        assert not use_native(torch.empty(1, dtype=torch.bfloat16))
+        assert not use_native(torch.empty(1, device="meta"))
+        monkeypatch.setenv("FASTVIM_BACKEND", "torch")
+        assert not use_native(torch.empty(1))
+    monkeypatch.setenv("FASTVIM_BACKEND", "native")
+    with pytest.raises(RuntimeError, match="FASTVIM_BACKEND=native"):
+        use_native(torch.empty(1))
+    assert not use_native(torch.empty(1, dtype=torch.float64))
 
 
 @pytest.mark.skipif(not CUDA, reason="needs a CUDA device")

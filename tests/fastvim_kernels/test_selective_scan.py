@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from fastvim_kernels import selective_scan
 
-pytestmark = pytest.mark.usefixtures("poisoned_memory")
+pytestmark = pytest.mark.usefixtures("cpu_backend")
 
 
 def expected(u, dt, dt_bias, A_log, B, C):

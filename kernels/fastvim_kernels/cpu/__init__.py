@@ -1,0 +1,1 @@
+"""The operations in C for a CPU, which the system's compiler builds on first use."""

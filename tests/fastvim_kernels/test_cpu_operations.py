@@ -1,0 +1,147 @@
+"""The operations in C at the sizes and values of models, against PyTorch in float64.
+
+Small cases of each operation, gradients included, are in the tests of the operation.
+"""
+
+import pytest
+import torch
+from fastvim_kernels import add_norm, conv_pool, expand_norm_gate, selective_scan
+
+pytestmark = pytest.mark.usefixtures("native_backend")
+
+# grid, pooled axes, order of the axes in memory
+GRIDS = [
+    ((32, 32), (1,), (0, 1)),
+    ((17, 19), (1,), (1, 0)),
+    ((17, 19), (0,), (0, 1)),
+    ((9, 7, 5), (1,), (1, 0, 2)),
+    ((5, 6, 7), (0, 1), (2, 0, 1)),
+    ((3, 4, 2, 5), (2,), (0, 3, 1, 2)),
+    ((211,), (), (0,)),
+]
+CHANNELS = [1, 40, 384, 2560]
+
+
+def tokens(batch, grid, channel, order):
+    """Half of wider tokens, whose axes are in some order in memory."""
+    both = torch.randn(batch, *(grid[axis] for axis in order), 2 * channel)
+    return both[..., channel:].permute(0, *(order.index(a) + 1 for a in range(len(grid))), -1)
+
+
+def close(got, want, limit=1e-5):
+    for one, other in zip(got, want, strict=True):
+        assert one.dtype == torch.float32
+        assert (one - other).abs().max() <= limit * other.abs().max()
+
+
+def exact(function, *arguments):
+    """Compute in float64, which PyTorch does."""
+    return function(*(v.double() if isinstance(v, torch.Tensor) else v for v in arguments))
+
+
+@pytest.mark.parametrize("channel", CHANNELS)
+@pytest.mark.parametrize(("grid", "pool", "order"), GRIDS)
+@pytest.mark.parametrize(("method", "taps"), [("mean", 4), ("max", 4), ("mean", 3), ("mean", 1)])
+def test_conv_pool(grid, pool, order, channel, method, taps):
+    torch.manual_seed(0)
+    x = tokens(2, grid, channel, order)
+    parameters = [torch.randn(2, channel, taps), *torch.randn(2, 2, channel)]
+    got = conv_pool(x, *parameters, pool, method)
+    close(got, exact(conv_pool, x, *parameters, pool, method))
+    assert got[1].stride() == torch.empty_like(x).stride()
+
+
+@pytest.mark.parametrize(
+    ("batch", "steps", "channel", "state"),
+    [(1, 32, 384, 16), (3, 211, 40, 16), (2, 64, 1, 5), (1, 16, 2560, 16), (2, 9, 17, 64)],
+)
+def test_selective_scan(batch, steps, channel, state):
+    torch.manual_seed(0)
+    u, dt = torch.randn(2, 2, batch, steps, channel)
+    _, B, C = torch.randn(2, batch, steps, 3 + 2 * state).split([3, state, state], -1)
+    arguments = [u, dt, torch.randn(2, channel), torch.randn(2, channel, state), B, C]
+    close([selective_scan(*arguments)], [exact(selective_scan, *arguments)])
+
+
+@pytest.mark.parametrize("channel", CHANNELS[1:])
+@pytest.mark.parametrize(("grid", "pool", "order"), GRIDS)
+@pytest.mark.parametrize("normed", [True, False])
+def test_expand_norm_gate(grid, pool, order, channel, normed):
+    torch.manual_seed(0)
+    skipped, z = (tokens(2, grid, channel, order) for _ in range(2))
+    steps = torch.Size(size for axis, size in enumerate(grid) if axis not in pool).numel()
+    y = torch.randn(2, 2, steps, channel)
+    norm = torch.randn(2, channel).unbind() if normed else (None, None)
+    out = expand_norm_gate(y, skipped, z, *norm, pool)
+    close([out], [exact(expand_norm_gate, y, skipped, z, *norm, pool)])
+    assert out.stride() == torch.empty_like(z).stride()
+
+
+@pytest.mark.parametrize("width", [1, 40, 192, 2561])
+@pytest.mark.parametrize("bias", [True, False], ids=["layer", "rms"])
+@pytest.mark.parametrize("residual", ["none", "own", "shared", "permuted"])
+def test_add_norm(width, bias, residual):
+    torch.manual_seed(0)
+    hidden = torch.randn(3, 5, 4, width)
+    streams = {
+        "none": None,
+        "own": torch.randn(3, 5, 4, width),
+        "shared": torch.randn(1, 5, 4, width).expand(3, -1, -1, -1),
+        "permuted": torch.randn(3, 4, 5, width).transpose(1, 2),
+    }
+    norm = torch.randn(width), torch.randn(width) if bias else None
+    arguments = hidden, streams[residual], *norm
+    close(add_norm(*arguments), exact(add_norm, *arguments), 1e-4 if width == 1 else 1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-3, 30.0, 1e4, 1e30])
+def test_gates_of_any_size(scale):
+    """SiLU is half of small values, and of large ones zero or the identity."""
+    z = torch.linspace(-scale, scale, 1001).view(1, 1, 7, 143)
+    one = torch.ones(2, 1, 1, 143)
+    arguments = one, 0 * z, z, None, None, (1,)
+    close([expand_norm_gate(*arguments)], [exact(expand_norm_gate, *arguments)], 1e-6)
+
+
+def test_step_lengths_of_any_size():
+    """From steps that are nothing to such that forget all; an exponent of 80 is rounded by 4e-6."""
+    dt = torch.linspace(-80, 80, 2001).view(1, 2001, 1, 1).repeat(2, 1, 1, 1)
+    u, B, C = torch.ones_like(dt), *(torch.ones(2, 2001, 1, 1) for _ in range(2))
+    rates = torch.zeros(2, 1, 1)
+    arguments = u, dt, torch.zeros(2, 1), rates, B, C
+    got, want = selective_scan(*arguments), exact(selective_scan, *arguments)
+    seen = want > 1e-25
+    assert ((got - want).abs() / want)[seen].max() < 1e-5
+    assert got[~seen].abs().max() < 1e-24
+
+
+@pytest.mark.parametrize("method", ["mean", "max"])
+@pytest.mark.parametrize("place", [0, 5, 11])
+def test_what_is_no_number_stays_none(method, place):
+    x = torch.randn(1, 3, 4, 2)
+    x.view(-1, 2)[place, 0] = float("nan")
+    parameters = [torch.randn(2, 2, 4), *torch.randn(2, 2, 2)]
+    pooled, skipped = conv_pool(x, *parameters, (1,), method)
+    want, of_skip = exact(conv_pool, x, *parameters, (1,), method)
+    assert torch.equal(pooled.isnan(), want.isnan())
+    assert torch.equal(skipped.isnan(), of_skip.isnan())
+    assert want.isnan().any()
+
+
+def test_same_bits_with_any_number_of_threads():
+    torch.manual_seed(0)
+    x, z = tokens(2, (9, 7), 80, (1, 0)), tokens(2, (9, 7), 80, (1, 0))
+    parameters = [torch.randn(2, 80, 4), *torch.randn(2, 2, 80)]
+    dt, B, C = (torch.randn(2, 2, 9, n) for n in (80, 16, 16))
+    A_log = torch.randn(2, 80, 16)
+    threads, runs = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            pooled, skipped = conv_pool(x, *parameters, (1,))
+            y = selective_scan(pooled, dt, parameters[1], A_log, B, C)
+            runs.append([pooled, expand_norm_gate(y, skipped, z, *parameters[1], (1,))])
+    finally:
+        torch.set_num_threads(threads)
+    for run in runs[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(run, runs[0], strict=True))
