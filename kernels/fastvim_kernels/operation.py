@@ -14,7 +14,7 @@ from fastvim_kernels.cpu.library import library
 
 BACKENDS = ("auto", "triton", "native", "torch")
 
-_REFERENCES: dict[str, Callable[..., Any]] = {}
+REFERENCES: dict[str, Callable[..., Any]] = {}
 
 
 def use_triton(tensor: torch.Tensor) -> bool:
@@ -69,8 +69,8 @@ def implementation(name: str, tensor: torch.Tensor) -> Callable[..., Any]:
         return getattr(kernels, "forward" if stem == name else "backward")
     if use_native(tensor):
         functions = importlib.import_module("fastvim_kernels.cpu.operations")
-        return getattr(functions, name, _REFERENCES[name])
-    return _REFERENCES[name]
+        return getattr(functions, name, REFERENCES[name])
+    return REFERENCES[name]
 
 
 def _backend() -> str:
@@ -110,7 +110,7 @@ def reference(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register what `implementation` returns where neither Triton nor C computes."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        _REFERENCES[name] = function
+        REFERENCES[name] = function
         return function
 
     return register

@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastvim_kernels.operation import keeps_for_backward, operation, use_triton
+from fastvim_kernels.operation import keeps_for_backward, operation, use_native, use_triton
 from fastvim_kernels.pieces import piece_elements, wide
 
 CARD_CHUNK_STEPS = 64  # of the Triton kernels: two bytes a step and channel of stored states
+CPU_CHUNK_STEPS = 32  # of those in C, which hold a chunk's states in the second cache
 
 
 def selective_scan(
@@ -174,6 +175,8 @@ def chunk_steps(u: Tensor, A_log: Tensor) -> Any:
     """Steps in a chunk, from (2, batch, step, channel) tokens, whose shape may be symbolic."""
     if use_triton(u):
         return CARD_CHUNK_STEPS
+    if use_native(u):
+        return CPU_CHUNK_STEPS
     both, batch, _, channel = u.shape
     return torch.sym_max(1, piece_elements(u.device) // (both * batch * channel * A_log.shape[-1]))
 

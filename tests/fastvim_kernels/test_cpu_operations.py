@@ -28,15 +28,37 @@ def tokens(batch, grid, channel, order):
     return both[..., channel:].permute(0, *(order.index(a) + 1 for a in range(len(grid))), -1)
 
 
-def close(got, want, limit=1e-5):
-    for one, other in zip(got, want, strict=True):
-        assert one.dtype == torch.float32
-        assert (one - other).abs().max() <= limit * other.abs().max()
-
-
 def exact(function, *arguments):
     """Compute in float64, which PyTorch does."""
     return function(*(v.double() if isinstance(v, torch.Tensor) else v for v in arguments))
+
+
+def run(function, arguments, double):
+    """Outputs, and gradients of all tensors for seeds that are the same every time."""
+    dtype = torch.float64 if double else torch.float32
+    given = [
+        v.detach().to(dtype).requires_grad_() if isinstance(v, torch.Tensor) else v
+        for v in arguments
+    ]
+    leaves = [v for v in given if isinstance(v, torch.Tensor)]
+    outputs = function(*given)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    torch.manual_seed(1)
+    seeds = [torch.randn(v.shape).to(dtype) for v in outputs]
+    return outputs, torch.autograd.grad(outputs, leaves, seeds)
+
+
+def check(function, *arguments):
+    """Compare outputs and gradients with those in float64, and return the outputs."""
+    got, want = (run(function, arguments, double) for double in (False, True))
+    for kind, limit, ours, truth in zip(
+        ("output", "gradient"), (1e-5, 1e-4), got, want, strict=True
+    ):
+        for index, (one, other) in enumerate(zip(ours, truth, strict=True)):
+            assert one.dtype == torch.float32
+            error = (one - other).abs().max() / other.abs().max()
+            assert error <= limit, f"{kind} {index}: {error}"
+    return got[0]
 
 
 @pytest.mark.parametrize("channel", CHANNELS)
@@ -46,9 +68,8 @@ def test_conv_pool(grid, pool, order, channel, method, taps):
     torch.manual_seed(0)
     x = tokens(2, grid, channel, order)
     parameters = [torch.randn(2, channel, taps), *torch.randn(2, 2, channel)]
-    got = conv_pool(x, *parameters, pool, method)
-    close(got, exact(conv_pool, x, *parameters, pool, method))
-    assert got[1].stride() == torch.empty_like(x).stride()
+    _, skipped = check(conv_pool, x, *parameters, pool, method)
+    assert skipped.stride() == torch.empty_like(x).stride()
 
 
 @pytest.mark.parametrize(
@@ -60,7 +81,7 @@ def test_selective_scan(batch, steps, channel, state):
     u, dt = torch.randn(2, 2, batch, steps, channel)
     _, B, C = torch.randn(2, batch, steps, 3 + 2 * state).split([3, state, state], -1)
     arguments = [u, dt, torch.randn(2, channel), torch.randn(2, channel, state), B, C]
-    close([selective_scan(*arguments)], [exact(selective_scan, *arguments)])
+    check(selective_scan, *arguments)
 
 
 @pytest.mark.parametrize("channel", CHANNELS[1:])
@@ -72,12 +93,11 @@ def test_expand_norm_gate(grid, pool, order, channel, normed):
     steps = torch.Size(size for axis, size in enumerate(grid) if axis not in pool).numel()
     y = torch.randn(2, 2, steps, channel)
     norm = torch.randn(2, channel).unbind() if normed else (None, None)
-    out = expand_norm_gate(y, skipped, z, *norm, pool)
-    close([out], [exact(expand_norm_gate, y, skipped, z, *norm, pool)])
+    (out,) = check(expand_norm_gate, y, skipped, z, *norm, pool)
     assert out.stride() == torch.empty_like(z).stride()
 
 
-@pytest.mark.parametrize("width", [1, 40, 192, 2561])
+@pytest.mark.parametrize("width", [5, 40, 192, 2561])
 @pytest.mark.parametrize("bias", [True, False], ids=["layer", "rms"])
 @pytest.mark.parametrize("residual", ["none", "own", "shared", "permuted"])
 def test_add_norm(width, bias, residual):
@@ -90,8 +110,7 @@ def test_add_norm(width, bias, residual):
         "permuted": torch.randn(3, 4, 5, width).transpose(1, 2),
     }
     norm = torch.randn(width), torch.randn(width) if bias else None
-    arguments = hidden, streams[residual], *norm
-    close(add_norm(*arguments), exact(add_norm, *arguments), 1e-4 if width == 1 else 1e-5)
+    check(add_norm, hidden, streams[residual], *norm)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-3, 30.0, 1e4, 1e30])
@@ -100,7 +119,8 @@ def test_gates_of_any_size(scale):
     z = torch.linspace(-scale, scale, 1001).view(1, 1, 7, 143)
     one = torch.ones(2, 1, 1, 143)
     arguments = one, 0 * z, z, None, None, (1,)
-    close([expand_norm_gate(*arguments)], [exact(expand_norm_gate, *arguments)], 1e-6)
+    got, want = expand_norm_gate(*arguments), exact(expand_norm_gate, *arguments)
+    assert (got - want).abs().max() <= 1e-6 * want.abs().max()
 
 
 def test_step_lengths_of_any_size():
@@ -130,18 +150,23 @@ def test_what_is_no_number_stays_none(method, place):
 
 def test_same_bits_with_any_number_of_threads():
     torch.manual_seed(0)
-    x, z = tokens(2, (9, 7), 80, (1, 0)), tokens(2, (9, 7), 80, (1, 0))
-    parameters = [torch.randn(2, 80, 4), *torch.randn(2, 2, 80)]
+    x, z = (tokens(2, (9, 7), 80, (1, 0)) for _ in range(2))
+    conv = [torch.randn(2, 80, 4), *torch.randn(2, 2, 80)]
     dt, B, C = (torch.randn(2, 2, 9, n) for n in (80, 16, 16))
-    A_log = torch.randn(2, 80, 16)
+    A_log, norm = torch.randn(2, 80, 16), torch.randn(80)
+
+    def mixer(x, z, weight, bias, skip, dt, B, C, A_log, norm):
+        pooled, skipped = conv_pool(x, weight, bias, skip, (1,))
+        y = selective_scan(pooled, dt, bias, A_log, B, C)
+        return add_norm(expand_norm_gate(y, skipped, z, norm, norm, (1,)), None, norm, norm)
+
     threads, runs = torch.get_num_threads(), []
     try:
         for count in (1, 2, 5):
             torch.set_num_threads(count)
-            pooled, skipped = conv_pool(x, *parameters, (1,))
-            y = selective_scan(pooled, dt, parameters[1], A_log, B, C)
-            runs.append([pooled, expand_norm_gate(y, skipped, z, *parameters[1], (1,))])
+            outputs, gradients = run(mixer, (x, z, *conv, dt, B, C, A_log, norm), double=False)
+            runs.append([*outputs, *gradients])
     finally:
         torch.set_num_threads(threads)
-    for run in runs[1:]:
-        assert all(torch.equal(one, other) for one, other in zip(run, runs[0], strict=True))
+    for other in runs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(other, runs[0], strict=True))

@@ -39,6 +39,7 @@ def inputs(batch, steps, channel, state):
 def test_matches_loop(monkeypatch, piece, steps):
     module = importlib.import_module("fastvim_kernels.selective_scan")
     monkeypatch.setattr(module, "piece_elements", lambda device: piece)
+    monkeypatch.setattr(module, "CPU_CHUNK_STEPS", max(1, piece >> 8))
     arguments = inputs(3, steps, 6, 4)
     exact = [v.detach().double().requires_grad_() for v in arguments]
     y, truth = selective_scan(*arguments), expected(*exact)
@@ -57,6 +58,7 @@ def test_matches_loop(monkeypatch, piece, steps):
 def test_gradients_are_those_of_finite_differences(monkeypatch, gradcheck, piece):
     module = importlib.import_module("fastvim_kernels.selective_scan")
     monkeypatch.setattr(module, "piece_elements", lambda device: piece)
+    monkeypatch.setattr(module, "CPU_CHUNK_STEPS", max(1, piece >> 8))
     gradcheck(selective_scan, inputs(2, 4, 2, 3))
 
 

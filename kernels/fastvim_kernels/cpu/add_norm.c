@@ -30,3 +30,47 @@ void add_norm(
         scale[row] = factor;
     }
 }
+
+/* Gradients: of a row, in one or two places, and of the parameters, (parts, 2, width). */
+void add_norm_backward(
+    const float *dnormed, const float *dtotal, const float *total, const float *mean,
+    const float *scale, const float *weight, const float *bias,
+    float *dhidden, float *dresidual, float *normed, float *sums,
+    int64_t rows, int64_t width, int64_t threads)
+{
+    #pragma omp parallel for num_threads(threads)
+    for (int64_t part = 0; part < (rows + PART - 1) / PART; part++) {
+        float *dweight = sums + part * 2 * width, *dbias = dweight + width;
+        for (int64_t c = 0; c < 2 * width; c++)
+            dweight[c] = 0;
+        for (int64_t row = part * PART; row < rows && row < (part + 1) * PART; row++) {
+            const int64_t here = row * width;
+            const float *d = dnormed + here, *all = total + here, *other = dtotal + here;
+            const float centre = mean[row], factor = scale[row];
+            float plain = 0, along = 0; /* sums of the gradient, and of it times the row */
+
+            #pragma omp simd reduction(+ : plain, along)
+            for (int64_t c = 0; c < width; c++) {
+                const float unit = (all[c] - centre) * factor;
+                plain += d[c] * weight[c];
+                along += d[c] * weight[c] * unit;
+                dweight[c] += d[c] * unit;
+                dbias[c] += d[c];
+                if (normed)
+                    normed[here + c] = unit * weight[c] + (bias ? bias[c] : 0);
+            }
+            plain = bias ? plain / width : 0;
+            along /= width;
+            #pragma omp simd
+            for (int64_t c = 0; c < width; c++) {
+                const float unit = (all[c] - centre) * factor;
+                float dx = (d[c] * weight[c] - plain - along * unit) * factor;
+                if (dtotal)
+                    dx += other[c];
+                dhidden[here + c] = dx;
+                if (dresidual)
+                    dresidual[here + c] = dx;
+            }
+        }
+    }
+}

@@ -1,46 +1,57 @@
-/* Convolution, SiLU and pooling of both directions, in one pass over the tokens. */
+/* Convolution, SiLU and pooling of both directions, in one pass over the tokens each way. */
 
-#include "vectors.h"
+#include "common.h"
 
-#define WIDTH 32 /* channels of a task: two lines of the cache of each token */
+#define INLINED static inline __attribute__((always_inline)) /* where constants make it fast */
 
-/*
- * The tokens of one image, some channels of them. `place` and `into` are where each token lies in
- * x and skipped, and `step` where it is pooled. Strides and places are in floats.
- */
-static inline __attribute__((always_inline)) void convolve(
-    const float *x, const int64_t *place, int64_t tokens,
-    const float *weight, const float *bias, const float *skip,
-    float *pooled, int64_t of_direction, const int64_t *step, int64_t steps, int maximum,
-    float *skipped, const int64_t *into,
-    int64_t channels, int width, int taps)
+/* Parameters of some channels: (2, taps, WIDTH) and twice (2, WIDTH) of those of all. */
+INLINED void load(
+    const float *weight, const float *bias, const float *skip, int64_t channels, int width, int taps,
+    float tap[2][taps][WIDTH], float offset[2][WIDTH], float share[2][WIDTH])
 {
-    const int reach = taps - 1;
-    float tap[2][taps][WIDTH], offset[2][WIDTH], share[2][WIDTH], nothing[WIDTH];
-    const float *near[2 * reach + 1]; /* the tokens around the current one */
-
-    for (int c = 0; c < width; c++) {
-        nothing[c] = 0;
-        for (int d = 0; d < 2; d++) {
+    for (int d = 0; d < 2; d++)
+        for (int c = 0; c < width; c++) {
             offset[d][c] = bias[d * channels + c];
             share[d][c] = skip[d * channels + c];
             for (int k = 0; k < taps; k++)
                 tap[d][k][c] = weight[(d * channels + c) * taps + k];
         }
-    }
+}
+
+static const float nothing[WIDTH]; /* what lies before the first token and after the last */
+
+/* Let `near` be the tokens from t - reach to t + reach, after those around t - 1. */
+INLINED void advance(const float **near, struct tokens x, int64_t t, int64_t length, int reach)
+{
+    for (int k = 0; k < 2 * reach; k++)
+        near[k] = near[k + 1];
+    near[2 * reach] = t + reach < length ? at(x, t + reach) : nothing;
+}
+
+/* Some channels of one image; step s of direction d is at pooled + d * of_direction + s * channels. */
+INLINED void convolve(
+    struct tokens x, int64_t length, const float *weight, const float *bias, const float *skip,
+    float *pooled, int64_t of_direction, const int64_t *step, int64_t steps, int maximum,
+    struct tokens skipped, int64_t channels, int width, int taps)
+{
+    const int reach = taps - 1;
+    float tap[2][taps][WIDTH], offset[2][WIDTH], share[2][WIDTH];
+    const float *near[2 * reach + 1];
+
+    load(weight, bias, skip, channels, width, taps, tap, offset, share);
     for (int64_t s = 0; s < steps; s++)
         for (int c = 0; c < width; c++)
             pooled[s * channels + c] = pooled[of_direction + s * channels + c]
                 = maximum ? -__builtin_inff() : 0;
     for (int k = 0; k <= 2 * reach; k++)
-        near[k] = k > reach && k - reach <= tokens ? x + place[k - reach - 1] : nothing;
+        near[k] = nothing;
+    for (int64_t t = -reach; t < 0; t++)
+        advance(near, x, t, length, reach);
 
-    for (int64_t t = 0; t < tokens; t++) {
-        for (int k = 0; k < 2 * reach; k++)
-            near[k] = near[k + 1];
-        near[2 * reach] = t + reach < tokens ? x + place[t + reach] : nothing;
+    for (int64_t t = 0; t < length; t++) {
         float *first = pooled + step[t] * channels, *second = first + of_direction;
-        float *out = skipped + into[t];
+        float *out = at(skipped, t);
+        advance(near, x, t, length, reach);
         EACH_CHANNEL
         for (int c = 0; c < width; c++) {
             float earlier = offset[0][c], later = offset[1][c];
@@ -51,7 +62,7 @@ static inline __attribute__((always_inline)) void convolve(
             earlier = silu(earlier);
             later = silu(later);
             out[c] = share[0][c] * earlier + share[1][c] * later;
-            if (maximum) { /* that is no number if one is none */
+            if (maximum) { /* no number if one is none */
                 first[c] = earlier > first[c] || earlier != earlier ? earlier : first[c];
                 second[c] = later > second[c] || later != later ? later : second[c];
             } else {
@@ -60,9 +71,9 @@ static inline __attribute__((always_inline)) void convolve(
             }
         }
     }
-    if (maximum || steps == tokens)
+    if (maximum || steps == length)
         return;
-    const float part = (float)steps / tokens;
+    const float part = (float)steps / length;
     for (int64_t s = 0; s < steps; s++)
         for (int c = 0; c < width; c++) {
             pooled[s * channels + c] *= part;
@@ -70,11 +81,10 @@ static inline __attribute__((always_inline)) void convolve(
         }
 }
 
+/* `step` is that of each token, and pooled (2, batch, steps, channels). */
 void conv_pool(
-    const float *x, int64_t x_stride, const int64_t *place, int64_t tokens,
-    const float *weight, const float *bias, const float *skip,
-    float *pooled, const int64_t *step, int64_t steps, int64_t maximum,
-    float *skipped, int64_t skipped_stride, const int64_t *into,
+    struct tokens x, int64_t length, const float *weight, const float *bias, const float *skip,
+    float *pooled, const int64_t *step, int64_t steps, int64_t maximum, struct tokens skipped,
     int64_t batch, int64_t channels, int64_t taps, int64_t threads)
 {
     const int64_t blocks = (channels + WIDTH - 1) / WIDTH;
@@ -82,13 +92,114 @@ void conv_pool(
     for (int64_t task = 0; task < batch * blocks; task++) {
         const int64_t image = task / blocks, c = task % blocks * WIDTH;
         const int width = channels - c < WIDTH ? channels - c : WIDTH;
-        #define CONVOLVE(width, taps, maximum) convolve( \
-            x + image * x_stride + c, place, tokens, weight + c * taps, bias + c, skip + c, \
+        #define CONVOLVE(maximum, width, taps) convolve( \
+            from(x, image, c), length, weight + c * taps, bias + c, skip + c, \
             pooled + image * steps * channels + c, batch * steps * channels, step, steps, maximum, \
-            skipped + image * skipped_stride + c, into, channels, width, taps)
+            from(skipped, image, c), channels, width, taps)
         if (taps == 4 && width == WIDTH && !maximum)
-            CONVOLVE(WIDTH, 4, 0);
+            CONVOLVE(0, WIDTH, 4);
+        else if (taps == 4 && width == WIDTH)
+            CONVOLVE(1, WIDTH, 4);
         else
-            CONVOLVE(width, taps, maximum);
+            CONVOLVE(maximum, width, taps);
+    }
+}
+
+/* Of means. `sums` gets this image's part of the gradients of weight, bias and skip. */
+INLINED void convolve_backward(
+    const float *dpooled, int64_t of_direction, const int64_t *step, float part,
+    struct tokens dskipped, struct tokens x, int64_t length,
+    const float *weight, const float *bias, const float *skip,
+    struct tokens dx, float *sums, int64_t channels, int width, int taps)
+{
+    const int reach = taps - 1;
+    float tap[2][taps][WIDTH], offset[2][WIDTH], share[2][WIDTH], total[2][taps + 2][WIDTH];
+    const float *near[2 * reach + 1];
+    float last[2][2 * reach + 1][WIDTH];    /* gradients before SiLU of the last tokens */
+    float *behind[2][2 * reach + 1];        /* the same, oldest first */
+
+    load(weight, bias, skip, channels, width, taps, tap, offset, share);
+    memset(total, 0, sizeof total);
+    memset(last, 0, sizeof last);
+    for (int k = 0; k <= 2 * reach; k++) {
+        near[k] = nothing;
+        behind[0][k] = last[0][k];
+        behind[1][k] = last[1][k];
+    }
+    for (int64_t t = -reach; t < 0; t++)
+        advance(near, x, t, length, reach);
+
+    /* a token has its gradient when all that it reaches have theirs */
+    for (int64_t t = 0; t < length + reach; t++) {
+        float *first = behind[0][0], *second = behind[1][0];
+        for (int k = 0; k < 2 * reach; k++) {
+            behind[0][k] = behind[0][k + 1];
+            behind[1][k] = behind[1][k + 1];
+        }
+        behind[0][2 * reach] = first;
+        behind[1][2 * reach] = second;
+        advance(near, x, t, length, reach);
+        if (t < length) {
+            const float *seed = at(dskipped, t);
+            const float *one = dpooled + step[t] * channels, *other = one + of_direction;
+            EACH_CHANNEL
+            for (int c = 0; c < width; c++) {
+                float earlier = offset[0][c], later = offset[1][c];
+                for (int k = 0; k < taps; k++) {
+                    earlier += tap[0][k][c] * near[k][c];
+                    later += tap[1][k][c] * near[2 * reach - k][c];
+                }
+                const float s = sigmoid(earlier), r = sigmoid(later);
+                first[c] = (seed[c] * share[0][c] + one[c] * part) * slope_of_silu(earlier, s);
+                second[c] = (seed[c] * share[1][c] + other[c] * part) * slope_of_silu(later, r);
+                for (int k = 0; k < taps; k++) {
+                    total[0][k][c] += first[c] * near[k][c];
+                    total[1][k][c] += second[c] * near[2 * reach - k][c];
+                }
+                total[0][taps][c] += first[c];
+                total[1][taps][c] += second[c];
+                total[0][taps + 1][c] += seed[c] * earlier * s;
+                total[1][taps + 1][c] += seed[c] * later * r;
+            }
+        } else {
+            memset(first, 0, sizeof *last[0]);
+            memset(second, 0, sizeof *last[1]);
+        }
+        if (t < reach)
+            continue;
+        float *out = at(dx, t - reach);
+        EACH_CHANNEL
+        for (int c = 0; c < width; c++) {
+            float d = 0;
+            for (int k = 0; k < taps; k++)
+                d += tap[0][k][c] * behind[0][2 * reach - k][c] + tap[1][k][c] * behind[1][k][c];
+            out[c] = d;
+        }
+    }
+    for (int k = 0; k < 2 * (taps + 2); k++)
+        memcpy(sums + k * channels, total[k / (taps + 2)][k % (taps + 2)], width * sizeof *sums);
+}
+
+/* sums is (batch, 2, taps + 2, channels). */
+void conv_pool_backward(
+    const float *dpooled, const int64_t *step, int64_t steps, struct tokens dskipped,
+    struct tokens x, int64_t length, const float *weight, const float *bias, const float *skip,
+    struct tokens dx, float *sums, int64_t batch, int64_t channels, int64_t taps, int64_t threads)
+{
+    const int64_t blocks = (channels + WIDTH - 1) / WIDTH;
+    const float part = (float)steps / length; /* a token's share of a mean */
+    #pragma omp parallel for num_threads(threads)
+    for (int64_t task = 0; task < batch * blocks; task++) {
+        const int64_t image = task / blocks, c = task % blocks * WIDTH;
+        const int width = channels - c < WIDTH ? channels - c : WIDTH;
+        #define CONVOLVE_BACKWARD(width, taps) convolve_backward( \
+            dpooled + image * steps * channels + c, batch * steps * channels, step, part, \
+            from(dskipped, image, c), from(x, image, c), length, \
+            weight + c * taps, bias + c, skip + c, from(dx, image, c), \
+            sums + image * 2 * (taps + 2) * channels + c, channels, width, taps)
+        if (taps == 4 && width == WIDTH)
+            CONVOLVE_BACKWARD(WIDTH, 4);
+        else
+            CONVOLVE_BACKWARD(width, taps);
     }
 }

@@ -1,5 +1,6 @@
-"""Where the tokens of a grid lie in memory, and to which step each is pooled."""
+"""Token grids of any strides, as the C functions address them."""
 
+import ctypes
 import functools
 from collections.abc import Sequence
 
@@ -7,16 +8,26 @@ import torch
 from torch import Tensor
 
 
-def places(tokens: Tensor) -> Tensor:
-    """Offset of each token of an image, in the order of the grid: (token,) in int64.
+class Tokens(ctypes.Structure):
+    """A tensor (batch, *grid, channel) as `struct tokens` of common.h."""
 
-    tokens : (batch, *grid, channel) of any strides but that of the channels, which is 1.
-    """
-    return _places(tokens.shape[1:-1], tokens.stride()[1:-1])
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("image", ctypes.c_int64),
+        ("place", ctypes.c_void_p),
+    )
+
+    def __init__(self, tensor: Tensor) -> None:
+        place = _places(tensor.shape[1:-1], tensor.stride()[1:-1])
+        super().__init__(tensor.data_ptr(), tensor.stride(0), place.data_ptr())
+        self.memory = tensor, place  # lives as long as this
 
 
 def steps(grid: Sequence[int], pool: Sequence[int]) -> Tensor:
-    """Step of each token, (token,) in int64: its place among the axes that are not pooled."""
+    """Step that each token of a grid is pooled to, (token,) in int64.
+
+    That is its place among the axes that are not pooled.
+    """
     strides, size = [], 1
     for axis in reversed(range(len(grid))):
         strides.append(0 if axis in pool else size)
@@ -26,7 +37,8 @@ def steps(grid: Sequence[int], pool: Sequence[int]) -> Tensor:
 
 @functools.lru_cache(maxsize=256)
 def _places(grid: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
-    offsets = torch.zeros((), dtype=torch.int64)
+    """Sum of index times stride of each element of a grid, in its order."""
+    places = torch.zeros((), dtype=torch.int64)
     for size, stride in zip(grid, strides, strict=True):
-        offsets = offsets.unsqueeze(-1) + torch.arange(size) * stride
-    return offsets.flatten()
+        places = places.unsqueeze(-1) + torch.arange(size) * stride
+    return places.flatten()

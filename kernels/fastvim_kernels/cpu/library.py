@@ -10,10 +10,17 @@ import tempfile
 import warnings
 from pathlib import Path
 
+WIDTH = 32
+"""Channels of a task where the kernels go along tokens: two lines of the cache."""
+
+PART = 32
+"""Tokens whose gradients of the parameters are summed one after another, as one part of the sum."""
+
 FLAGS = (
     *("-std=gnu11", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),
     # nothing reads errno or the processor's flags, and without them loops become vectors
     *("-fno-math-errno", "-fno-trapping-math"),
+    *(f"-DWIDTH={WIDTH}", f"-DPART={PART}"),
 )
 
 

@@ -1,4 +1,7 @@
-/* Arithmetic on floats that a compiler turns into that on vectors: no branch, call or table. */
+/*
+ * What the kernels share: tokens of any strides, and arithmetic that a compiler turns into that on
+ * vectors, without branches, calls and tables.
+ */
 
 #include <stdint.h>
 #include <string.h>
@@ -6,7 +9,30 @@
 #define LOG2_E 1.44269504f
 #define EACH_CHANNEL _Pragma("omp simd")
 
-/* 2^x to one unit in the last place or two; x is taken to be at least -126 and at most 127. */
+/* A tensor (batch, *grid, channel), channels adjacent: strides and places are in floats. */
+struct tokens {
+    float *data;
+    int64_t image;         /* stride of the batch */
+    const int64_t *place;  /* of each token of an image, in the order of the grid */
+};
+
+static inline float *at(struct tokens v, int64_t token)
+{
+    return v.data + v.place[token];
+}
+
+/* One image from a channel on. */
+static inline struct tokens from(struct tokens v, int64_t image, int64_t channel)
+{
+    v.data += image * v.image + channel;
+    return v;
+}
+
+/*
+ * 2^x to one unit in the last place or two. x is taken to be at least -100 and at most 100: what is
+ * beyond counts as nothing beside 1, and its products may be denormal, for which a processor takes
+ * a hundred times as long.
+ */
 static inline float power_of_2(float x)
 {
     x = x < -100.f ? -100.f : x;
@@ -22,9 +48,20 @@ static inline float power_of_2(float x)
     return power * series;
 }
 
+static inline float sigmoid(float x)
+{
+    return 1 / (1 + power_of_2(-LOG2_E * x));
+}
+
 static inline float silu(float x)
 {
-    return x / (1 + power_of_2(-LOG2_E * x));
+    return x * sigmoid(x);
+}
+
+/* The slope of SiLU at x, whose sigmoid is given. */
+static inline float slope_of_silu(float x, float sigmoid_of_x)
+{
+    return sigmoid_of_x * (1 + x * (1 - sigmoid_of_x));
 }
 
 /* log(1 + exp(x)) */
