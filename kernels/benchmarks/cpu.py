@@ -4,7 +4,7 @@
 
 FastVim in C, as it runs by default, and by PyTorch's operations, as it does without a compiler
 (FASTVIM_BACKEND=torch); ViT as it is, and compiled by `torch.compile`. The models take turns, so
-that a noisy machine slows all; medians of float32 inference. The ratio is of the faster of each.
+that a noisy machine slows all; medians in float32. The ratio is of the faster of each.
 """
 
 import argparse
@@ -20,12 +20,15 @@ import fastvim
 
 
 def seconds(model: nn.Module, images: torch.Tensor, backend: str) -> float:
-    """Time of one forward pass."""
+    """Time of a forward pass and, if the model is in training, a backward pass; one image's."""
     os.environ["FASTVIM_BACKEND"] = backend
     start = time.perf_counter()
-    with torch.inference_mode():
-        model(images)
-    return time.perf_counter() - start
+    if model.training:
+        model(images).square().mean().backward()
+    else:
+        with torch.inference_mode():
+            model(images)
+    return (time.perf_counter() - start) / len(images)
 
 
 def main() -> None:
@@ -35,6 +38,8 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=["tiny", "small"])
     parser.add_argument("--pixels", nargs="+", type=int, default=[224, 512, 1024])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--training", action="store_true", help="forward and backward")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print("| size | px | FastVim s/image | in PyTorch | ViT s/image | compiled | FastVim / ViT |")
@@ -42,9 +47,11 @@ def main() -> None:
     for size in arguments.sizes:
         for px in arguments.pixels:
             torch.compiler.reset()
-            fast = fastvim.create_model(f"fastvim_{size}_patch16_224", img_size=px).eval()
-            vit = timm.create_model(f"vit_{size}_patch16_224", img_size=px).eval()
-            images = torch.randn(1, 3, px, px)
+            fast = fastvim.create_model(f"fastvim_{size}_patch16_224", img_size=px)
+            vit = timm.create_model(f"vit_{size}_patch16_224", img_size=px)
+            for model in (fast, vit):
+                model.train(arguments.training)
+            images = torch.randn(arguments.batch, 3, px, px)
             runs = [(fast, "native"), (fast, "torch"), (vit, "auto"), (torch.compile(vit), "auto")]
             times = [
                 [seconds(model, images, backend) for model, backend in runs]

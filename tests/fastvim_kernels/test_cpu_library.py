@@ -20,7 +20,9 @@ def start(cache, **environment):
     """Run the program in a process of its own, with its library in a folder of its own."""
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM],
-        env=os.environ | {"XDG_CACHE_HOME": str(cache), "FASTVIM_BACKEND": "auto"} | environment,
+        env=os.environ
+        | {"XDG_CACHE_HOME": str(cache), "FASTVIM_BACKEND": "auto", "PYTHONWARNINGS": "default"}
+        | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

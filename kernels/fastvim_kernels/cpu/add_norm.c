@@ -1,9 +1,13 @@
 /* Residual addition and normalisation, row by row. */
 
 #include <math.h>
-#include <stdint.h>
 
-/* A bias makes it LayerNorm. mean and scale: what is subtracted from a row, and multiplied with. */
+#include "common.h"
+
+/*
+ * A bias makes it LayerNorm. `mean` and `scale` are what is subtracted from each row, and what the
+ * rest is multiplied by. The rows of the residual may be fewer, and are then repeated.
+ */
 void add_norm(
     const float *hidden, const float *residual, const float *weight, const float *bias, float eps,
     float *normed, float *total, float *mean, float *scale,
@@ -12,7 +16,7 @@ void add_norm(
     #pragma omp parallel for num_threads(threads)
     for (int64_t row = 0; row < rows; row++) {
         const int64_t here = row * width;
-        const float *added = residual ? residual + row % residual_rows * width : residual;
+        const float *added = residual ? residual + row % residual_rows * width : 0;
         float *out = normed + here, *all = total + here, sum = 0, squares = 0;
 
         #pragma omp simd reduction(+ : sum)
@@ -23,7 +27,7 @@ void add_norm(
         for (int64_t c = 0; c < width; c++)
             squares += (all[c] - centre) * (all[c] - centre);
         const float factor = 1 / sqrtf(squares / width + eps);
-        #pragma omp simd
+        EACH_CHANNEL
         for (int64_t c = 0; c < width; c++)
             out[c] = (all[c] - centre) * factor * weight[c] + (bias ? bias[c] : 0);
         mean[row] = centre;
@@ -31,7 +35,10 @@ void add_norm(
     }
 }
 
-/* Gradients: of a row, in one or two places, and of the parameters, (parts, 2, width). */
+/*
+ * The gradient of the sum goes to dhidden and, if that is given, dresidual. sums are those of
+ * weight and bias, of PART rows each: (parts, 2, width).
+ */
 void add_norm_backward(
     const float *dnormed, const float *dtotal, const float *total, const float *mean,
     const float *scale, const float *weight, const float *bias,
@@ -41,11 +48,10 @@ void add_norm_backward(
     #pragma omp parallel for num_threads(threads)
     for (int64_t part = 0; part < (rows + PART - 1) / PART; part++) {
         float *dweight = sums + part * 2 * width, *dbias = dweight + width;
-        for (int64_t c = 0; c < 2 * width; c++)
-            dweight[c] = 0;
+        memset(dweight, 0, 2 * width * sizeof *dweight);
         for (int64_t row = part * PART; row < rows && row < (part + 1) * PART; row++) {
             const int64_t here = row * width;
-            const float *d = dnormed + here, *all = total + here, *other = dtotal + here;
+            const float *d = dnormed + here, *all = total + here;
             const float centre = mean[row], factor = scale[row];
             float plain = 0, along = 0; /* sums of the gradient, and of it times the row */
 
@@ -61,12 +67,12 @@ void add_norm_backward(
             }
             plain = bias ? plain / width : 0;
             along /= width;
-            #pragma omp simd
+            EACH_CHANNEL
             for (int64_t c = 0; c < width; c++) {
                 const float unit = (all[c] - centre) * factor;
                 float dx = (d[c] * weight[c] - plain - along * unit) * factor;
                 if (dtotal)
-                    dx += other[c];
+                    dx += dtotal[here + c];
                 dhidden[here + c] = dx;
                 if (dresidual)
                     dresidual[here + c] = dx;

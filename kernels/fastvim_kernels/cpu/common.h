@@ -8,6 +8,7 @@
 
 #define LOG2_E 1.44269504f
 #define EACH_CHANNEL _Pragma("omp simd")
+#define INLINED static inline __attribute__((always_inline)) /* for what calls make constant */
 
 /* A tensor (batch, *grid, channel), channels adjacent: strides and places are in floats. */
 struct tokens {

@@ -2,11 +2,10 @@
 
 #include "common.h"
 
-#define INLINED static inline __attribute__((always_inline)) /* where constants make it fast */
-
 /* Parameters of some channels: (2, taps, WIDTH) and twice (2, WIDTH) of those of all. */
 INLINED void load(
-    const float *weight, const float *bias, const float *skip, int64_t channels, int width, int taps,
+    const float *weight, const float *bias, const float *skip,
+    int64_t channels, int width, int taps,
     float tap[2][taps][WIDTH], float offset[2][WIDTH], float share[2][WIDTH])
 {
     for (int d = 0; d < 2; d++)
@@ -28,7 +27,7 @@ INLINED void advance(const float **near, struct tokens x, int64_t t, int64_t len
     near[2 * reach] = t + reach < length ? at(x, t + reach) : nothing;
 }
 
-/* Some channels of one image; step s of direction d is at pooled + d * of_direction + s * channels. */
+/* Some channels of one image. Step s of direction d is pooled[d * of_direction + s * channels]. */
 INLINED void convolve(
     struct tokens x, int64_t length, const float *weight, const float *bias, const float *skip,
     float *pooled, int64_t of_direction, const int64_t *step, int64_t steps, int maximum,

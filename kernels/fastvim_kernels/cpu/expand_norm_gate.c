@@ -69,7 +69,7 @@ void expand_norm_gate_backward(
             const float *first = y + (image * steps + step[t]) * channels;
             const float *gate = at(from(z, image, 0), t), *seed = at(from(dout, image, 0), t);
             float *dgate = at(from(dz, image, 0), t), *dskip = at(from(dskipped, image, 0), t);
-            float *result = gated ? gated + (dskip - dskipped.data) : gated;
+            float *result = gated ? gated + (dskip - dskipped.data) : 0;
             float mixed[channels], dnormed[channels], mean, scale, plain = 0, along = 0;
 
             mix(first, first + batch * steps * channels, at(from(skipped, image, 0), t),

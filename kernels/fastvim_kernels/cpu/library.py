@@ -37,9 +37,9 @@ def library() -> ctypes.CDLL | None:
     except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
         said = getattr(error, "stderr", None) or str(error)
         warnings.warn(
-            "FastVim computes on this CPU in PyTorch, which takes about one and a half times as "
-            f"long as in C: {said.strip()}. Install a C compiler with OpenMP (gcc), or name one in "
-            "the environment variable CC; FASTVIM_BACKEND=torch silences this",
+            "FastVim computes on this CPU in PyTorch, which takes 1.3 to 3 times as long as in C: "
+            f"{said.strip()}. Install a C compiler with OpenMP (gcc), or name one in the "
+            "environment variable CC; FASTVIM_BACKEND=torch silences this",
             stacklevel=2,
         )
         return None

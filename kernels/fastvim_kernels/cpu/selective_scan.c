@@ -3,7 +3,7 @@
 #include "common.h"
 
 /* Steps of one direction of one image, some channels of them; `back` for the second direction. */
-static inline __attribute__((always_inline)) void scan(
+INLINED void scan(
     const float *u, const float *dt, const float *dt_bias, const float *A_log,
     const float *B, int64_t B_stride, const float *C, int64_t C_stride, float *y,
     float *starts, int64_t of_chunk, int64_t chunk,
@@ -20,7 +20,8 @@ static inline __attribute__((always_inline)) void scan(
         const int64_t t = back ? steps - 1 - s : s;
         if (starts && s && s % chunk == 0)
             for (int n = 0; n < states; n++)
-                memcpy(starts + (s / chunk - 1) * of_chunk + n * channels, h[n], width * sizeof **h);
+                memcpy(starts + (s / chunk - 1) * of_chunk + n * channels, h[n],
+                    width * sizeof **h);
         EACH_CHANNEL
         for (int c = 0; c < width; c++) {
             length[c] = softplus(dt[t * channels + c] + dt_bias[c]);
@@ -39,6 +40,10 @@ static inline __attribute__((always_inline)) void scan(
     }
 }
 
+/*
+ * u, dt and y are (2, batch, steps, channels). The state before every chunk but the first goes to
+ * starts, (chunk, 2, batch, states, channels), if that is given.
+ */
 void selective_scan(
     const float *u, const float *dt, const float *dt_bias, const float *A_log,
     const float *B, int64_t B_direction, int64_t B_image, int64_t B_step,
@@ -56,7 +61,7 @@ void selective_scan(
             u + here, dt + here, dt_bias + d * channels + c, A_log + (d * channels + c) * states, \
             B + d * B_direction + image * B_image, B_step, \
             C + d * C_direction + image * C_image, C_step, y + here, \
-            starts ? starts + line * states * channels + c : starts, \
+            starts ? starts + line * states * channels + c : 0, \
             2 * batch * states * channels, chunk, steps, channels, states, d, width)
         if (width == WIDTH)
             SCAN(WIDTH);
@@ -69,7 +74,7 @@ void selective_scan(
  * Gradients of one direction of one image, some channels of them. The states of a chunk are
  * computed again from the one before it, and kept with their decay in `held`.
  */
-static inline __attribute__((always_inline)) void scan_backward(
+INLINED void scan_backward(
     const float *dy, const float *u, const float *dt, const float *dt_bias, const float *A_log,
     const float *B, int64_t B_stride, const float *C, int64_t C_stride,
     const float *starts, int64_t of_chunk, int64_t chunk,
@@ -124,7 +129,7 @@ static inline __attribute__((always_inline)) void scan_backward(
             for (int n = 0; n < states; n++) {
                 const float in = B[t * B_stride + n], seen = C[t * C_stride + n];
                 float to_in = 0, to_seen = 0;
-                _Pragma("omp simd reduction(+ : to_in, to_seen)")
+                #pragma omp simd reduction(+ : to_in, to_seen)
                 for (int c = 0; c < width; c++) {
                     const float dh = seen * seed[c] + carried[n][c];
                     to_seen += seed[c] * h[s + 1][n][c];
