@@ -111,7 +111,7 @@ def _backward(
             dbias[d] += _total(du)
             for tap in range(taps):
                 lag = taps - 1 - tap
-                near, far = slice(lag, None), slice(0, length - lag)
+                near, far = slice(lag, None), slice(0, max(0, length - lag))
                 here, there = (near, far) if d == 0 else (far, near)
                 dweight[d, :, tap] += _total(du[:, here] * piece[:, there])
             dpiece = dpiece + _filter(du, weight[d], reverse=d == 0)

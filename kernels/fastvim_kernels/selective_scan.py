@@ -8,11 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastvim_kernels.operation import keeps_for_backward, operation, use_native, use_triton
+from fastvim_kernels.operation import keeps_for_backward, operation
 from fastvim_kernels.pieces import piece_elements, wide
 
-CARD_CHUNK_STEPS = 64  # of the Triton kernels: two bytes a step and channel of stored states
-CPU_CHUNK_STEPS = 32  # of those in C, which hold a chunk's states in the second cache
+CHUNK_STEPS = 64  # two bytes a step and channel of stored states
 
 
 def selective_scan(
@@ -45,8 +44,11 @@ def _forward(
     u: Tensor, dt: Tensor, dt_bias: Tensor, A_log: Tensor, B: Tensor, C: Tensor, keep: bool
 ) -> tuple[Tensor, Tensor]:
     """Also return the state before each chunk but the first if `keep`, else none."""
-    chunks = _chunks(u, A_log)
     starts = empty_starts(u, A_log, keep=keep)
+    steps = CHUNK_STEPS
+    while steps * math.prod(starts.shape[1:]) > piece_elements(u.device) and steps % 2 == 0:
+        steps //= 2  # whose states fit the cache
+    pieces = _cut(u.shape[2], steps)
     dtype = u.dtype
     u, dt, B, C = _step_major(u, dt, B, C)
     # softplus, which PyTorch runs on one core at this size: 235 us at 32 steps of 2 x 384 channels,
@@ -55,13 +57,14 @@ def _forward(
     A = _rates(A_log)
     y = torch.empty_like(u)
     h = starts.new_zeros(starts.shape[1:])
-    buffers = starts.new_empty(2, chunks[0].stop, *h.shape)
-    for index, chunk in enumerate(chunks):
-        if keep and index:
-            starts[index - 1] = h
-        decay, states = buffers[:, : chunk.stop - chunk.start]
-        _advance(h, u[chunk], dt[chunk], A, B[chunk], decay, states)
-        torch.matmul(C[chunk].unsqueeze(-2), states, out=y[chunk].unsqueeze(-2))
+    buffers = starts.new_empty(2, pieces[0].stop, *h.shape)
+    for piece in pieces:
+        chunk, within = divmod(piece.start, CHUNK_STEPS)
+        if keep and chunk and not within:
+            starts[chunk - 1] = h
+        decay, states = buffers[:, : piece.stop - piece.start]
+        _advance(h, u[piece], dt[piece], A, B[piece], decay, states)
+        torch.matmul(C[piece].unsqueeze(-2), states, out=y[piece].unsqueeze(-2))
         h.copy_(states[-1])
     return _direction_major(y, dtype), starts
 
@@ -84,7 +87,7 @@ def _backward(
     C: Tensor,
     starts: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    chunks = _chunks(u, A_log)
+    chunks = _cut(u.shape[2], CHUNK_STEPS)
     dtypes = [v.dtype for v in (u, dt, B, C)]
     of_bias, of_rates = dt_bias.dtype, A_log.dtype
     dy, u, dt, B, C = _step_major(dy, u, dt, B, C)
@@ -171,18 +174,7 @@ def _direction_major(v: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.stack([v[:, 0].transpose(0, 1), v[:, 1].flip(0).transpose(0, 1)]).to(dtype)
 
 
-def chunk_steps(u: Tensor, A_log: Tensor) -> Any:
-    """Steps in a chunk, from (2, batch, step, channel) tokens, whose shape may be symbolic."""
-    if use_triton(u):
-        return CARD_CHUNK_STEPS
-    if use_native(u):
-        return CPU_CHUNK_STEPS
-    both, batch, _, channel = u.shape
-    return torch.sym_max(1, piece_elements(u.device) // (both * batch * channel * A_log.shape[-1]))
-
-
-def _chunks(u: Tensor, A_log: Tensor) -> list[slice]:
-    length, steps = u.shape[2], chunk_steps(u, A_log)
+def _cut(length: int, steps: int) -> list[slice]:
     return [slice(start, min(start + steps, length)) for start in range(0, length, steps)]
 
 
@@ -192,8 +184,7 @@ def empty_starts(u: Tensor, A_log: Tensor, *, keep: bool) -> Tensor:
     The Triton kernels have the last two axes the other way round in this memory.
     """
     both, batch, length, channel = u.shape
-    steps = chunk_steps(u, A_log)
-    count = (length + steps - 1) // steps - 1 if keep else 0
+    count = (length + CHUNK_STEPS - 1) // CHUNK_STEPS - 1 if keep else 0
     return u.new_empty(count, both, batch, A_log.shape[-1], channel, dtype=wide(u.dtype))
 
 

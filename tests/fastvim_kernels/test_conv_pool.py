@@ -103,3 +103,8 @@ def test_shorter_than_the_filter():
     torch.testing.assert_close(skipped, truth[1])
     pooled.sum().backward()
     assert x.grad.isfinite().all()
+
+
+def test_gradients_where_the_filter_is_longer(gradcheck):
+    x, _, bias, skip = inputs(1, (3, 1), 2)
+    gradcheck(lambda *values: conv_pool(*values, (1,)), [x, torch.randn(2, 2, 6), bias, skip])

@@ -47,8 +47,12 @@ def test_another_compiler_builds_another_library(tmp_path):
 
 @pytest.mark.parametrize(
     ("compiler", "reason"),
-    [("no-such-compiler", "no-such-compiler"), ("cc -include no-such-file.h", "no-such-file")],
-    ids=["absent", "failing"],
+    [
+        ("no-such-compiler", "no-such-compiler"),
+        ("cc -include no-such-file.h", "no-such-file"),
+        ("cc '", "No closing quotation"),
+    ],
+    ids=["absent", "failing", "misspelt"],
 )
 def test_pytorch_serves_where_nothing_can_be_built(tmp_path, compiler, reason):
     process = start(tmp_path, CC=compiler)

@@ -5,7 +5,7 @@ Small cases of each operation, gradients included, are in the tests of the opera
 
 import pytest
 import torch
-from fastvim_kernels import add_norm, conv_pool, expand_norm_gate, selective_scan
+from fastvim_kernels import add_norm, conv_pool, expand_norm_gate, mix, selective_scan
 
 pytestmark = pytest.mark.usefixtures("native_backend")
 
@@ -74,7 +74,14 @@ def test_conv_pool(grid, pool, order, channel, method, taps):
 
 @pytest.mark.parametrize(
     ("batch", "steps", "channel", "state"),
-    [(1, 32, 384, 16), (3, 211, 40, 16), (2, 64, 1, 5), (1, 16, 2560, 16), (2, 9, 17, 64)],
+    [
+        (1, 32, 384, 16),
+        (3, 211, 40, 16),
+        (1, 3, 2, 1024),
+        (2, 64, 1, 5),
+        (1, 16, 2560, 16),
+        (2, 9, 17, 64),
+    ],
 )
 def test_selective_scan(batch, steps, channel, state):
     torch.manual_seed(0)
@@ -99,7 +106,7 @@ def test_expand_norm_gate(grid, pool, order, channel, normed):
 
 @pytest.mark.parametrize("width", [5, 40, 192, 2561])
 @pytest.mark.parametrize("bias", [True, False], ids=["layer", "rms"])
-@pytest.mark.parametrize("residual", ["none", "own", "shared", "permuted"])
+@pytest.mark.parametrize("residual", ["none", "own", "shared", "permuted", "narrow"])
 def test_add_norm(width, bias, residual):
     torch.manual_seed(0)
     hidden = torch.randn(3, 5, 4, width)
@@ -108,6 +115,7 @@ def test_add_norm(width, bias, residual):
         "own": torch.randn(3, 5, 4, width),
         "shared": torch.randn(1, 5, 4, width).expand(3, -1, -1, -1),
         "permuted": torch.randn(3, 4, 5, width).transpose(1, 2),
+        "narrow": torch.randn(3, 1, 1, width),
     }
     norm = torch.randn(width), torch.randn(width) if bias else None
     check(add_norm, hidden, streams[residual], *norm)
@@ -146,6 +154,81 @@ def test_what_is_no_number_stays_none(method, place):
     assert torch.equal(pooled.isnan(), want.isnan())
     assert torch.equal(skipped.isnan(), of_skip.isnan())
     assert want.isnan().any()
+
+
+def test_channels_may_lie_scattered():
+    """As of images, channels first: PyTorch serves, and the results lie as it lets them."""
+    torch.manual_seed(0)
+    first = torch.randn(2, 8, 3, 4).permute(0, 2, 3, 1)
+    overlapping = torch.randn(2, 64).unfold(1, 8, 1)[:, :5]
+    parameters = [torch.randn(2, 8, 4), *torch.randn(2, 2, 8)]
+    for x in (first, overlapping):
+        _, skipped = check(conv_pool, x, *parameters, (x.ndim - 3,))
+        assert skipped.stride() == torch.empty_like(x).stride()
+    (out,) = check(expand_norm_gate, torch.randn(2, 2, 3, 8), first, first, None, None, (1,))
+    assert out.stride() == first.stride()
+    shapes = [(2, 4, 4), (2, 4), (2, 4), (2, 33, 4), (2, 4, 1), (2, 4), (2, 4, 16), (4,), (4,)]
+    rest = [torch.randn(shape) for shape in (*shapes, (2, 4))]
+    check(mix, first, *rest, (0, 1), (1,))
+
+
+def test_results_have_the_types_that_they_are_registered_with():
+    """Where arguments are of several, as under autocast."""
+    operators, only = torch.ops.fastvim, {"test_utils": ["test_faketensor"]}
+    y, z = torch.randn(2, 1, 3, 8), torch.randn(1, 3, 4, 8).bfloat16()
+    norm = torch.randn(2, 8).unbind()
+    torch.library.opcheck(operators.expand_norm_gate.default, (y, z, z, *norm, (1,), 1e-5), **only)
+    torch.library.opcheck(
+        operators.expand_norm_gate_backward.default, (z, y, z, z, *norm, (1,), 1e-5), **only
+    )
+    B = torch.randn(2, 1, 3, 4).bfloat16()
+    inputs = y, y.bfloat16(), torch.randn(2, 8), torch.randn(2, 8, 4), B, B
+    torch.library.opcheck(operators.selective_scan.default, (*inputs, True), **only)
+    starts = y.new_empty(0, 2, 1, 4, 8)
+    torch.library.opcheck(operators.selective_scan_backward.default, (y, *inputs, starts), **only)
+
+
+def test_the_backend_may_change_before_the_backward_pass(monkeypatch):
+    torch.manual_seed(0)
+    u, dt = torch.randn(2, 2, 1, 211, 8)
+    B, C = torch.randn(2, 2, 1, 211, 16)
+    leaves = [u, dt, torch.randn(2, 8), torch.randn(2, 8, 16), B, C]
+    leaves = [v.detach().clone().requires_grad_() for v in leaves]
+    gradients = []
+    for backends in (("torch", "native"), ("native", "torch"), ("native", "native")):
+        monkeypatch.setenv("FASTVIM_BACKEND", backends[0])
+        loss = selective_scan(*leaves).square().sum()
+        monkeypatch.setenv("FASTVIM_BACKEND", backends[1])
+        gradients.append(torch.autograd.grad(loss, leaves))
+    for other in gradients[:2]:
+        for got, want in zip(other, gradients[2], strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4 * want.abs().max().item())
+
+
+ONE, TOKENS = torch.ones(8), torch.ones(1, 3, 4, 8)
+TAPS, BOTH = torch.ones(2, 8, 4), torch.ones(2, 8)
+SCANNED, MAPS = torch.ones(2, 1, 3, 8), torch.ones(2, 1, 3, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "arguments"),
+    [
+        ("weight", add_norm, (TOKENS, None, ONE[:4])),
+        ("bias", add_norm, (TOKENS, None, ONE, ONE[:4])),
+        ("expand", add_norm, (TOKENS, TOKENS[..., :4], ONE)),
+        ("weight", conv_pool, (TOKENS, TAPS[:1], BOTH, BOTH, (1,))),
+        ("skip", conv_pool, (TOKENS, TAPS, BOTH, BOTH[:, :4], (1,))),
+        ("u", selective_scan, (SCANNED[:1], SCANNED, BOTH, torch.ones(2, 8, 16), MAPS, MAPS)),
+        ("dt", selective_scan, (SCANNED, MAPS, BOTH, torch.ones(2, 8, 16), MAPS, MAPS)),
+        ("B", selective_scan, (SCANNED, SCANNED, BOTH, torch.ones(2, 8, 16), SCANNED, MAPS)),
+        ("y", expand_norm_gate, (SCANNED[:, :, :2], TOKENS, TOKENS, ONE, ONE, (1,))),
+        ("skipped", expand_norm_gate, (SCANNED, TOKENS[:, :, :1], TOKENS, ONE, ONE, (1,))),
+        ("weight and bias", expand_norm_gate, (SCANNED, TOKENS, TOKENS, ONE, None, (1,))),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(name, function, arguments):
+    with pytest.raises((ValueError, RuntimeError), match=name):
+        function(*arguments)
 
 
 def test_same_bits_with_any_number_of_threads():

@@ -31,7 +31,8 @@ def module(name):
 
 def in_chunks(monkeypatch, chunk, segment=None):
     """Let chunks, and segments if given, have so many steps."""
-    monkeypatch.setattr(module("selective_scan"), "CARD_CHUNK_STEPS", chunk)
+    for name in ("selective_scan", "gpu.selective_scan"):
+        monkeypatch.setattr(module(name), "CHUNK_STEPS", chunk)
     monkeypatch.setattr(module("gpu.selective_scan"), "BACKWARD_UNROLL", 2)
     monkeypatch.setattr(module("gpu.selective_scan"), "FORWARD_UNROLLS", (3, 4))
     monkeypatch.setattr(module("gpu.selective_scan"), "UNROLL", 4)

@@ -34,12 +34,20 @@ def inputs(batch, steps, channel, state):
     return [v.clone().requires_grad_() for v in (u, dt, dt_bias, A_log, B, C)]
 
 
-@pytest.mark.parametrize("piece", [1 << 19, 600], ids=["whole", "pieces"])
+def in_chunks(monkeypatch, chunk):
+    """Let chunks have so many steps."""
+    for name in ("selective_scan", "cpu.operations"):
+        module = importlib.import_module(f"fastvim_kernels.{name}")
+        monkeypatch.setattr(module, "CHUNK_STEPS", chunk)
+
+
+@pytest.mark.parametrize("piece", [1 << 19, 300], ids=["whole", "pieces"])
 @pytest.mark.parametrize("steps", [1, 2, 17])
 def test_matches_loop(monkeypatch, piece, steps):
     module = importlib.import_module("fastvim_kernels.selective_scan")
     monkeypatch.setattr(module, "piece_elements", lambda device: piece)
-    monkeypatch.setattr(module, "CPU_CHUNK_STEPS", max(1, piece >> 8))
+    if piece < 1 << 19:
+        in_chunks(monkeypatch, 4)
     arguments = inputs(3, steps, 6, 4)
     exact = [v.detach().double().requires_grad_() for v in arguments]
     y, truth = selective_scan(*arguments), expected(*exact)
@@ -58,7 +66,8 @@ def test_matches_loop(monkeypatch, piece, steps):
 def test_gradients_are_those_of_finite_differences(monkeypatch, gradcheck, piece):
     module = importlib.import_module("fastvim_kernels.selective_scan")
     monkeypatch.setattr(module, "piece_elements", lambda device: piece)
-    monkeypatch.setattr(module, "CPU_CHUNK_STEPS", max(1, piece >> 8))
+    if piece < 1 << 19:
+        in_chunks(monkeypatch, 4)
     gradcheck(selective_scan, inputs(2, 4, 2, 3))
 
 

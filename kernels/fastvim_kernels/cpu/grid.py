@@ -8,8 +8,15 @@ import torch
 from torch import Tensor
 
 
+class ScatteredChannelsError(ValueError):
+    """Channels do not lie side by side."""
+
+
 class Tokens(ctypes.Structure):
-    """A tensor (batch, *grid, channel) as `struct tokens` of common.h."""
+    """A tensor (batch, *grid, channel) as `struct tokens` of common.h.
+
+    Raises ScatteredChannelsError.
+    """
 
     _fields_ = (
         ("data", ctypes.c_void_p),
@@ -18,6 +25,8 @@ class Tokens(ctypes.Structure):
     )
 
     def __init__(self, tensor: Tensor) -> None:
+        if tensor.stride(-1) != 1 and tensor.shape[-1] > 1:
+            raise ScatteredChannelsError(f"expected channels of stride 1, got {tensor.stride()}")
         place = _places(tensor.shape[1:-1], tensor.stride()[1:-1])
         super().__init__(tensor.data_ptr(), tensor.stride(0), place.data_ptr())
         self.memory = tensor, place  # lives as long as this
@@ -38,7 +47,7 @@ def steps(grid: Sequence[int], pool: Sequence[int]) -> Tensor:
 @functools.lru_cache(maxsize=256)
 def _places(grid: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
     """Sum of index times stride of each element of a grid, in its order."""
-    places = torch.zeros((), dtype=torch.int64)
+    places = torch.zeros((), dtype=torch.int64, device="cpu")
     for size, stride in zip(grid, strides, strict=True):
-        places = places.unsqueeze(-1) + torch.arange(size) * stride
+        places = places.unsqueeze(-1) + torch.arange(size, device="cpu") * stride
     return places.flatten()

@@ -34,7 +34,7 @@ def library() -> ctypes.CDLL | None:
     """
     try:
         return ctypes.CDLL(str(_built()))
-    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
+    except (OSError, RuntimeError, ValueError, subprocess.CalledProcessError) as error:
         said = getattr(error, "stderr", None) or str(error)
         warnings.warn(
             "FastVim computes on this CPU in PyTorch, which takes 1.3 to 3 times as long as in C: "
@@ -47,7 +47,7 @@ def library() -> ctypes.CDLL | None:
 
 def _built() -> Path:
     """Path of the shared library, which is built if it is not there."""
-    compiler = shlex.split(os.environ.get("CC", "cc"))
+    compiler = shlex.split(os.environ.get("CC") or "cc")
     sources = sorted(Path(__file__).parent.glob("*.[ch]"))
     # all that the compiler knows of itself and of this processor
     known = _run([*compiler, *FLAGS, "-dM", "-E", "-x", "c", os.devnull])
@@ -65,4 +65,6 @@ def _built() -> Path:
 
 
 def _run(command: list[str]) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return subprocess.run(
+        command, check=True, capture_output=True, text=True, errors="replace"
+    ).stdout

@@ -1,20 +1,41 @@
-"""The operations on float32 tensors in C. Arguments and results are those of the references."""
+"""The operations on float32 tensors in C. Arguments and results are those of the references.
+
+Which serve where tensors of other types are among the arguments, or channels lie scattered.
+"""
 
 import ctypes
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastvim_kernels.conv_pool import remaining_axes
-from fastvim_kernels.cpu.grid import Tokens, steps
+from fastvim_kernels.cpu.grid import ScatteredChannelsError, Tokens, steps
 from fastvim_kernels.cpu.library import PART, WIDTH, library
 from fastvim_kernels.operation import REFERENCES
-from fastvim_kernels.selective_scan import chunk_steps, empty_starts
+from fastvim_kernels.selective_scan import CHUNK_STEPS, empty_starts
+
+Argument = Tensor | Tokens | float | None
 
 
+def _or_reference(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def chosen(*arguments: Any, **options: Any) -> Any:
+        given = [v for v in (*arguments, *options.values()) if isinstance(v, Tensor)]
+        if all(v.dtype == torch.float32 for v in given):
+            try:
+                return function(*arguments, **options)
+            except ScatteredChannelsError:
+                pass
+        return REFERENCES[function.__name__](*arguments, **options)
+
+    return chosen
+
+
+@_or_reference
 def add_norm(
     hidden: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -23,17 +44,20 @@ def add_norm(
     hidden = hidden.contiguous()
     normed, total = torch.empty_like(hidden), torch.empty_like(hidden)
     stats = hidden.new_empty(2, *hidden.shape[:-1], 1)
+    of_residual = 0
     if residual is not None:
+        residual = residual.expand(hidden.shape)
         # all images may share one's, such as positions
         shared = residual.dim() > 1 and residual.stride(0) == 0
-        residual = _plain(residual[:1] if shared else residual)
-    of_residual = 0 if residual is None else residual.numel() // width
+        residual = (residual[:1] if shared else residual).contiguous()
+        of_residual = residual.numel() // width
     rows = hidden.numel() // width
-    norm = _plain(weight), None if bias is None else _plain(bias), eps
+    norm = _shaped("weight", weight, width), _shaped("bias", bias, width), eps
     _call("add_norm", hidden, residual, *norm, normed, total, *stats, rows, of_residual, width)
     return normed, total, stats
 
 
+@_or_reference
 def add_norm_backward(
     dnormed: Tensor,
     dtotal: Tensor | None,
@@ -56,8 +80,9 @@ def add_norm_backward(
     sums = total.new_empty(-(-rows // PART), 2, width)
     _call(
         "add_norm_backward",
-        *(_plain(dnormed), None if dtotal is None else _plain(dtotal), total, *stats),
-        *(_plain(weight), None if bias is None else _plain(bias), dhidden),
+        *(_shaped(name, v, *total.shape) for name, v in (("dnormed", dnormed), ("dtotal", dtotal))),
+        *(total.contiguous(), *stats),
+        *(_shaped("weight", weight, width), _shaped("bias", bias, width), dhidden),
         *(v if v.numel() else None for v in (dresidual, normed)),
         *(sums, rows, width),
     )
@@ -65,11 +90,11 @@ def add_norm_backward(
     return dhidden.to(dtype), dresidual, sums[:, 0].sum(0), dbias, normed.to(dtype)
 
 
+@_or_reference
 def conv_pool(
     x: Tensor, weight: Tensor, bias: Tensor, skip: Tensor, pool: Sequence[int], method: str
 ) -> tuple[Tensor, Tensor]:
     """As `fastvim_kernels.conv_pool._forward`."""
-    x = _adjacent(x)
     batch, *grid, channel = x.shape
     skipped = torch.empty_like(x)
     count = math.prod(remaining_axes(grid, pool))
@@ -77,14 +102,15 @@ def conv_pool(
     _call(
         "conv_pool",
         *(Tokens(x), math.prod(grid)),
-        *(_plain(v) for v in (weight, bias, skip)),
-        *(pooled, steps(grid, pool), count, method == "max"),
+        *_filters(weight, bias, skip, channel),
+        *(pooled, steps(grid, pool), count, method != "mean"),
         Tokens(skipped),
         *(batch, channel, weight.shape[-1]),
     )
     return pooled, skipped
 
 
+@_or_reference
 def conv_pool_backward(
     dpooled: Tensor,
     dskipped: Tensor,
@@ -98,20 +124,20 @@ def conv_pool_backward(
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `fastvim_kernels.conv_pool._backward`, to which it leaves maxima."""
-    if method == "max":
+    if method != "mean":
         reference = REFERENCES["conv_pool_backward"]
         return reference(dpooled, dskipped, x, weight, bias, skip, pool, method, out=out)
-    x, dskipped = _adjacent(x), _adjacent(dskipped.to(x.dtype))
     batch, *grid, channel = x.shape
-    taps = weight.shape[-1]
+    taps, count = weight.shape[-1], math.prod(remaining_axes(grid, pool))
+    dskipped = dskipped if dskipped.stride(-1) == 1 else dskipped.contiguous()
     dx = torch.empty_like(x) if out is None else out
     sums = x.new_empty(batch, 2, taps + 2, channel)
     _call(
         "conv_pool_backward",
-        *(_plain(dpooled), steps(grid, pool), dpooled.shape[2]),
-        Tokens(dskipped),
+        *(_shaped("dpooled", dpooled, 2, batch, count, channel), steps(grid, pool), count),
+        Tokens(_of_shape("dskipped", dskipped, *x.shape)),
         *(Tokens(x), math.prod(grid)),
-        *(_plain(v) for v in (weight, bias, skip)),
+        *_filters(weight, bias, skip, channel),
         *(Tokens(dx), sums),
         *(batch, channel, taps),
     )
@@ -119,25 +145,23 @@ def conv_pool_backward(
     return dx, sums[:, :taps].mT.contiguous(), sums[:, taps].clone(), sums[:, taps + 1].clone()
 
 
+@_or_reference
 def selective_scan(
     u: Tensor, dt: Tensor, dt_bias: Tensor, A_log: Tensor, B: Tensor, C: Tensor, keep: bool
 ) -> tuple[Tensor, Tensor]:
     """As `fastvim_kernels.selective_scan._forward`."""
-    u, dt = _plain(u), _plain(dt)
-    B, C = (_adjacent(v.to(u.dtype)) for v in (B, C))
-    y, starts = torch.empty_like(u), empty_starts(u, A_log, keep=keep)
+    y, starts = u.new_empty(u.shape), empty_starts(u, A_log, keep=keep)
     _call(
         "selective_scan",
-        *(u, dt, _plain(dt_bias), _plain(A_log)),
-        *(B, B.stride(0), B.stride(1), B.stride(2)),
-        *(C, C.stride(0), C.stride(1), C.stride(2)),
-        *(y, starts if keep else None, chunk_steps(u, A_log)),
+        *_of_steps(u, dt, dt_bias, A_log, B, C),
+        *(y, starts if keep else None, CHUNK_STEPS),
         *u.shape[1:],
         A_log.shape[-1],
     )
     return y, starts
 
 
+@_or_reference
 def selective_scan_backward(
     dy: Tensor,
     u: Tensor,
@@ -151,25 +175,24 @@ def selective_scan_backward(
     """As `fastvim_kernels.selective_scan._backward`."""
     both, batch, length, channel = u.shape
     state = A_log.shape[-1]
+    _of_shape("dy", dy, *u.shape)
     # the directions may share their gradient
-    dy = _plain(dy[:1]).expand(u.shape) if dy.stride(0) == 0 else _plain(dy)
-    u, dt = _plain(u), _plain(dt)
-    B, C = (_adjacent(v.to(u.dtype)) for v in (B, C))
-    du, ddt = torch.empty_like(u), torch.empty_like(u)
+    dy = dy[:1].contiguous().expand(u.shape) if dy.stride(0) == 0 else dy.contiguous()
+    du, ddt = u.new_empty(u.shape), u.new_empty(u.shape)
     dbias, dA_log = u.new_empty(both, batch, channel), u.new_empty(both, batch, channel, state)
     dB, dC = u.new_empty(2, -(-channel // WIDTH), both, batch, length, state)
     _call(
         "selective_scan_backward",
-        *(dy, dy.stride(0), u, dt, _plain(dt_bias), _plain(A_log)),
-        *(B, B.stride(0), B.stride(1), B.stride(2)),
-        *(C, C.stride(0), C.stride(1), C.stride(2)),
-        *(starts, chunk_steps(u, A_log)),
+        *(dy, dy.stride(0)),
+        *_of_steps(u, dt, dt_bias, A_log, B, C),
+        *(starts, CHUNK_STEPS),
         *(du, ddt, dbias, dA_log, dB, dC),
         *(batch, length, channel, state),
     )
     return du, ddt, dbias.sum(1), dA_log.sum(1), dB.sum(0), dC.sum(0)
 
 
+@_or_reference
 def expand_norm_gate(
     y: Tensor,
     skipped: Tensor,
@@ -180,20 +203,18 @@ def expand_norm_gate(
     eps: float,
 ) -> Tensor:
     """As `fastvim_kernels.expand_norm_gate._forward`."""
-    y, skipped, z = _plain(y), _adjacent(skipped.to(y.dtype)), _adjacent(z.to(y.dtype))
     batch, *grid, channel = z.shape
     out = torch.empty_like(z)
     _call(
         "expand_norm_gate",
-        *(y, steps(grid, pool), y.shape[2]),
-        *(Tokens(skipped), Tokens(z)),
-        *(None if v is None else _plain(v) for v in (weight, bias)),
+        *_mixed(y, skipped, z, weight, bias, pool),
         *(eps, Tokens(out)),
         *(batch, math.prod(grid), channel),
     )
     return out
 
 
+@_or_reference
 def expand_norm_gate_backward(
     dout: Tensor,
     y: Tensor,
@@ -208,44 +229,94 @@ def expand_norm_gate_backward(
     again: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """As `fastvim_kernels.expand_norm_gate._backward`."""
-    y = _plain(y)
-    dout, skipped, z = (_adjacent(v.to(y.dtype)) for v in (dout, skipped, z))
     batch, *grid, channel = z.shape
     tokens = math.prod(grid)
+    dout = dout if dout.stride(-1) == 1 else dout.contiguous()
     dskipped, dz = torch.empty_like(skipped), torch.empty_like(z) if out is None else out
     gated = torch.empty_like(skipped) if again else skipped.new_empty(0)
     sums = z.new_empty(-(-batch * tokens // PART), 2, channel)
     _call(
         "expand_norm_gate_backward",
-        *(Tokens(dout), y, steps(grid, pool), y.shape[2]),
-        *(Tokens(skipped), Tokens(z)),
-        *(None if v is None else _plain(v) for v in (weight, bias)),
+        Tokens(_of_shape("dout", dout, *z.shape)),
+        *_mixed(y, skipped, z, weight, bias, pool),
         *(eps, Tokens(dskipped), gated if again else None),
         *(Tokens(dz), sums),
         *(batch, tokens, channel),
     )
-    dy = dskipped.sum([axis + 1 for axis in pool]) if pool else dskipped.clone()
+    dy = z.new_empty(y.shape[1:])
+    on_grid = dy.view(batch, *remaining_axes(grid, pool), channel)
+    if pool:
+        torch.sum(dskipped, [axis + 1 for axis in pool], out=on_grid)
+    else:
+        on_grid.copy_(dskipped)
     dweight, dbias = (z.new_empty(0) if weight is None else sums[:, i].sum(0) for i in (0, 1))
-    return dy.reshape(y.shape[1:]), dskipped, dz, dweight, dbias, gated
+    return dy, dskipped, dz, dweight, dbias, gated
 
 
-def _plain(v: Tensor) -> Tensor:
-    return v.to(torch.float32).contiguous()
+def _filters(weight: Tensor, bias: Tensor, skip: Tensor, channel: int) -> list[Argument]:
+    return [
+        _shaped("weight", weight, 2, channel, weight.shape[-1]),
+        *(_shaped("bias", bias, 2, channel), _shaped("skip", skip, 2, channel)),
+    ]
 
 
-def _adjacent(v: Tensor) -> Tensor:
-    """Return the same with channels that lie side by side."""
-    return v if v.stride(-1) == 1 or v.shape[-1] == 1 else v.contiguous()
+def _of_steps(
+    u: Tensor, dt: Tensor, dt_bias: Tensor, A_log: Tensor, B: Tensor, C: Tensor
+) -> list[Argument]:
+    both, batch, length, channel = u.shape
+    state = A_log.shape[-1]
+    arguments: list[Argument] = [
+        _shaped("u", u, 2, batch, length, channel),
+        _shaped("dt", dt, *u.shape),
+        _shaped("dt_bias", dt_bias, both, channel),
+        _shaped("A_log", A_log, both, channel, state),
+    ]
+    for name, v in (("B", B), ("C", C)):
+        v = _of_shape(name, v, both, batch, length, state)
+        v = v if v.stride(-1) == 1 else v.contiguous()
+        arguments += [v, *v.stride()[:3]]
+    return arguments
 
 
-def _call(name: str, *arguments: Tensor | Tokens | float | None) -> None:
+def _mixed(
+    y: Tensor,
+    skipped: Tensor,
+    z: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    pool: Sequence[int],
+) -> list[Argument]:
+    batch, *grid, channel = z.shape
+    count = math.prod(remaining_axes(grid, pool))
+    if (weight is None) != (bias is None):
+        raise ValueError("weight and bias: expected both or neither, got one of them")
+    return [
+        *(_shaped("y", y, 2, batch, count, channel), steps(grid, pool), count),
+        *(Tokens(_of_shape("skipped", skipped, *z.shape)), Tokens(z)),
+        *(_shaped("weight", weight, channel), _shaped("bias", bias, channel)),
+    ]
+
+
+def _of_shape(name: str, v: Tensor, *shape: int) -> Tensor:
+    """Return what C would read beyond the end of, were it of another shape."""
+    if v.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {tuple(v.shape)}")
+    return v
+
+
+def _shaped(name: str, v: Tensor | None, *shape: int) -> Tensor | None:
+    """Return a tensor of this shape as it lies in memory for C, or none."""
+    return None if v is None else _of_shape(name, v, *shape).contiguous()
+
+
+def _call(name: str, *arguments: Argument) -> None:
     """Call a function of the library, whose integers are all int64_t, on PyTorch's threads."""
     function = getattr(library(), name)
     function.restype = None
     function(*map(_convert, arguments), ctypes.c_int64(torch.get_num_threads()))
 
 
-def _convert(argument: Tensor | Tokens | float | None) -> Any:
+def _convert(argument: Argument) -> Any:
     if isinstance(argument, Tensor):
         return ctypes.c_void_p(argument.data_ptr())
     if argument is None:

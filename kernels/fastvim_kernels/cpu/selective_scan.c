@@ -1,5 +1,7 @@
 /* The selective state-space recurrence, both directions. */
 
+#include <stdlib.h>
+
 #include "common.h"
 
 /* Steps of one direction of one image, some channels of them; `back` for the second direction. */
@@ -173,26 +175,30 @@ void selective_scan_backward(
     int64_t batch, int64_t steps, int64_t channels, int64_t states, int64_t threads)
 {
     const int64_t blocks = (channels + WIDTH - 1) / WIDTH, lines = 2 * batch;
-    #pragma omp parallel for num_threads(threads)
-    for (int64_t task = 0; task < lines * blocks; task++) {
-        const int64_t line = task / blocks, d = line / batch, image = line % batch;
-        const int64_t block = task % blocks, c = block * WIDTH;
-        const int64_t here = line * steps * channels + c, of_block = block * lines + line;
-        const int width = channels - c < WIDTH ? channels - c : WIDTH;
-        float held[((2 * chunk + 1) * states + chunk) * WIDTH];
-        #define SCAN_BACKWARD(width) scan_backward( \
-            dy + d * dy_direction + image * steps * channels + c, u + here, dt + here, \
-            dt_bias + d * channels + c, A_log + (d * channels + c) * states, \
-            B + d * B_direction + image * B_image, B_step, \
-            C + d * C_direction + image * C_image, C_step, \
-            starts + line * states * channels + c, lines * states * channels, chunk, \
-            du + here, ddt + here, dbias + line * channels + c, \
-            dA_log + (line * channels + c) * states, \
-            dB + of_block * steps * states, dC + of_block * steps * states, \
-            steps, channels, states, d, width, held)
-        if (width == WIDTH)
-            SCAN_BACKWARD(WIDTH);
-        else
-            SCAN_BACKWARD(width);
+    #pragma omp parallel num_threads(threads)
+    {
+        float *held = malloc(((2 * chunk + 1) * states + chunk) * WIDTH * sizeof *held);
+        #pragma omp for
+        for (int64_t task = 0; task < lines * blocks; task++) {
+            const int64_t line = task / blocks, d = line / batch, image = line % batch;
+            const int64_t block = task % blocks, c = block * WIDTH;
+            const int64_t here = line * steps * channels + c, of_block = block * lines + line;
+            const int width = channels - c < WIDTH ? channels - c : WIDTH;
+            #define SCAN_BACKWARD(width) scan_backward( \
+                dy + d * dy_direction + image * steps * channels + c, u + here, dt + here, \
+                dt_bias + d * channels + c, A_log + (d * channels + c) * states, \
+                B + d * B_direction + image * B_image, B_step, \
+                C + d * C_direction + image * C_image, C_step, \
+                starts + line * states * channels + c, lines * states * channels, chunk, \
+                du + here, ddt + here, dbias + line * channels + c, \
+                dA_log + (line * channels + c) * states, \
+                dB + of_block * steps * states, dC + of_block * steps * states, \
+                steps, channels, states, d, width, held)
+            if (width == WIDTH)
+                SCAN_BACKWARD(WIDTH);
+            else
+                SCAN_BACKWARD(width);
+        }
+        free(held);
     }
 }

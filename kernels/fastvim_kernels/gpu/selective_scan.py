@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastvim_kernels.gpu import selective_scan_kernels as kernels
 from fastvim_kernels.gpu.sums import sum_parts
-from fastvim_kernels.selective_scan import chunk_steps, empty_starts
+from fastvim_kernels.selective_scan import CHUNK_STEPS, empty_starts
 
 STATES = 16
 # Steps whose loads are issued together: the first of them that divides all chunks, or UNROLL.
@@ -41,7 +41,7 @@ def forward(
     _, batch, steps, channels = u.shape
     u, dt, dt_bias, A_log = (v.contiguous() for v in (u, dt, dt_bias, A_log))
     B, C = (_unit_stride(v) for v in (B, C))
-    chunk = chunk_steps(u, A_log)
+    chunk = CHUNK_STEPS
     y = torch.empty_like(u)
     starts = empty_starts(u, A_log, keep=keep)
     lanes, blocks, segment = _forward_plan(batch, steps, channels, chunk, _processors(u.device))
@@ -85,7 +85,7 @@ def backward(
             f"selective_scan: the backward pass takes sequences of fewer than 2**31 elements, but "
             f"got {steps} steps of {channels} channels; set FASTVIM_BACKEND=torch"
         )
-    chunk = chunk_steps(u, A_log)
+    chunk = CHUNK_STEPS
     width = BACKWARD_GROUPS * BACKWARD_LANES
     blocks = triton.cdiv(channels, width)
     wanted = BACKWARD_PROGRAMS * _processors(u.device)
