@@ -44,7 +44,7 @@ def use_native(tensor: torch.Tensor) -> bool:
     """Whether C computes on this tensor: if it is float32, on a CPU, and there is a compiler.
 
     Not if FASTVIM_BACKEND is "torch"; "native" is "auto" that raises RuntimeError where the C
-    files can't be built. The first call builds them, in a second.
+    files can't be built. The first call builds them, in one to three seconds.
     """
     backend = _backend()
     serves = backend in ("auto", "native") and tensor.dtype == torch.float32
