@@ -36,7 +36,8 @@ def selective_scan(
 # Both operations run both directions forward in time, a chunk of steps at a time. Inside, u, dt and
 # y have shape (step, 2, batch, channel), the rates A (2, 1, state, channel), B and C (step, 2,
 # batch, state), h (2, batch, state, channel), and `states` a step in front of that. Only the state
-# before each chunk but the first is kept, and the backward pass recomputes the others.
+# before each chunk but the first is kept, whatever the backend; the backward pass recomputes the
+# others.
 
 
 @operation("selective_scan")

@@ -129,13 +129,12 @@ def conv_pool_backward(
         return reference(dpooled, dskipped, x, weight, bias, skip, pool, method, out=out)
     batch, *grid, channel = x.shape
     taps, count = weight.shape[-1], math.prod(remaining_axes(grid, pool))
-    dskipped = dskipped if dskipped.stride(-1) == 1 else dskipped.contiguous()
     dx = torch.empty_like(x) if out is None else out
     sums = x.new_empty(batch, 2, taps + 2, channel)
     _call(
         "conv_pool_backward",
         *(_shaped("dpooled", dpooled, 2, batch, count, channel), steps(grid, pool), count),
-        Tokens(_of_shape("dskipped", dskipped, *x.shape)),
+        Tokens(_adjacent("dskipped", dskipped, *x.shape)),
         *(Tokens(x), math.prod(grid)),
         *_filters(weight, bias, skip, channel),
         *(Tokens(dx), sums),
@@ -185,7 +184,8 @@ def selective_scan_backward(
         "selective_scan_backward",
         *(dy, dy.stride(0)),
         *_of_steps(u, dt, dt_bias, A_log, B, C),
-        *(starts, CHUNK_STEPS),
+        _shaped("starts", starts, *empty_starts(u, A_log, keep=True).shape),
+        CHUNK_STEPS,
         *(du, ddt, dbias, dA_log, dB, dC),
         *(batch, length, channel, state),
     )
@@ -231,13 +231,12 @@ def expand_norm_gate_backward(
     """As `fastvim_kernels.expand_norm_gate._backward`."""
     batch, *grid, channel = z.shape
     tokens = math.prod(grid)
-    dout = dout if dout.stride(-1) == 1 else dout.contiguous()
     dskipped, dz = torch.empty_like(skipped), torch.empty_like(z) if out is None else out
     gated = torch.empty_like(skipped) if again else skipped.new_empty(0)
     sums = z.new_empty(-(-batch * tokens // PART), 2, channel)
     _call(
         "expand_norm_gate_backward",
-        Tokens(_of_shape("dout", dout, *z.shape)),
+        Tokens(_adjacent("dout", dout, *z.shape)),
         *_mixed(y, skipped, z, weight, bias, pool),
         *(eps, Tokens(dskipped), gated if again else None),
         *(Tokens(dz), sums),
@@ -272,8 +271,7 @@ def _of_steps(
         _shaped("A_log", A_log, both, channel, state),
     ]
     for name, v in (("B", B), ("C", C)):
-        v = _of_shape(name, v, both, batch, length, state)
-        v = v if v.stride(-1) == 1 else v.contiguous()
+        v = _adjacent(name, v, both, batch, length, state)
         arguments += [v, *v.stride()[:3]]
     return arguments
 
@@ -302,6 +300,12 @@ def _of_shape(name: str, v: Tensor, *shape: int) -> Tensor:
     if v.shape != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {tuple(v.shape)}")
     return v
+
+
+def _adjacent(name: str, v: Tensor, *shape: int) -> Tensor:
+    """Return a tensor of this shape whose last axis lies side by side in memory."""
+    v = _of_shape(name, v, *shape)
+    return v if v.stride(-1) == 1 else v.contiguous()
 
 
 def _shaped(name: str, v: Tensor | None, *shape: int) -> Tensor | None:
